@@ -1,0 +1,5 @@
+"""`python -m bartleby`."""
+
+from bartleby.cli import run
+
+run()

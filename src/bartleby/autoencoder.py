@@ -1,0 +1,276 @@
+"""BART as an autoencoder: texts to latents and back.
+
+Shapes: B texts, L tokens (the window at most), C channels of the BART in use.
+
+Length is explicit: a text of n tokens has n latents. The mask [B, L] is 1 at real tokens; it goes into
+the encoder, the statistics and the decoder's cross-attention, and latents are zero where it is 0.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import BartForConditionalGeneration, GenerationConfig, PreTrainedTokenizerBase
+from transformers.modeling_outputs import BaseModelOutput
+
+from bartleby.batching import cut_by_tokens, pad
+from bartleby.errors import UserError
+from bartleby.precision import autocast
+from bartleby.tokenization import decode_ids, encode_texts, passages
+
+STATISTICS_FILE = "latent_statistics.json"
+TOKENS_PER_BATCH = 8192
+MAX_TRUNCATED_WINDOWS = 100  # a longer text would lose 99% of itself: that is a mistake, not a truncation
+
+
+@dataclass(frozen=True)
+class DecodeSettings:
+    """How the decoder writes. Every field is passed to it; nothing is taken from a model's own defaults."""
+
+    num_beams: int = 1
+    repetition_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
+    length_penalty: float = 1.0
+
+    def __str__(self) -> str:
+        search = "greedy" if self.num_beams == 1 else f"{self.num_beams} beams, length penalty {self.length_penalty}"
+        return f"{search}, repetition penalty {self.repetition_penalty}, no-repeat n-gram {self.no_repeat_ngram_size}"
+
+
+@dataclass(frozen=True)
+class Latents:
+    """values: [B, C, L], float32, zero at padding.  mask: [B, L], bool, True at real tokens."""
+
+    values: torch.Tensor
+    mask: torch.Tensor
+
+    @property
+    def real(self) -> torch.Tensor:
+        """The latents of real tokens alone, [tokens, C]."""
+        return self.values.transpose(1, 2)[self.mask]
+
+
+@dataclass(frozen=True)
+class LatentStatistics:
+    """mean, std: [C], per channel over the real tokens of a training split.  tokens: how many of them."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
+    tokens: int
+    effective_rank: float
+    source: str
+
+    def normalise(self, latents: Latents) -> Latents:
+        """Raw latents to unit variance per channel."""
+        values = (latents.values - self.mean[:, None]) / self.std[:, None]
+        return Latents(values * latents.mask[:, None], latents.mask)
+
+    def denormalise(self, latents: Latents) -> Latents:
+        """The inverse of `normalise`."""
+        values = latents.values * self.std[:, None] + self.mean[:, None]
+        return Latents(values * latents.mask[:, None], latents.mask)
+
+    def to_json(self) -> dict:
+        """For `latent_statistics.json`."""
+        return {
+            "source": self.source,
+            "tokens": self.tokens,
+            "effective_rank": self.effective_rank,
+            "mean": self.mean.tolist(),
+            "std": self.std.tolist(),
+        }
+
+    @classmethod
+    def from_json(cls, value: dict) -> LatentStatistics:
+        """The inverse of `to_json`."""
+        return cls(
+            mean=torch.tensor(value["mean"]),
+            std=torch.tensor(value["std"]),
+            tokens=value["tokens"],
+            effective_rank=value["effective_rank"],
+            source=value["source"],
+        )
+
+
+@dataclass(frozen=True)
+class Autoencoder:
+    """A BART, its tokenizer and, where known, the statistics of its latents.
+
+    window: tokens a text may have, <s> and </s> included.  dtype: what the networks compute in; latents
+    are float32 always.
+    """
+
+    bart: BartForConditionalGeneration
+    tokenizer: PreTrainedTokenizerBase
+    window: int
+    name: str
+    statistics: LatentStatistics | None = None
+    dtype: torch.dtype = torch.float32
+
+    @property
+    def channels(self) -> int:
+        """C, the width of the encoder's output."""
+        return self.bart.config.d_model
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return self.bart.device
+
+    def tokenize(self, texts: list[str], *, say: Callable[[str], None] = print) -> list[list[int]]:
+        """Token ids of each text, cut to the window; how many were cut is said.
+
+        Raises UserError for a blank text, and for one so long that under 1% of it would be left.
+        """
+        for index, text in enumerate(texts):
+            if not text.strip():
+                raise UserError(f"text {index + 1} is blank")
+        sequences = encode_texts(self.tokenizer, texts)
+        longest = max(range(len(texts)), key=lambda index: len(sequences[index]))
+        if len(sequences[longest]) > MAX_TRUNCATED_WINDOWS * self.window:
+            raise UserError(
+                f"text {longest + 1} has {len(sequences[longest]):,} tokens; this model reads {self.window} at a time. "
+                "Pass --split to cut it into passages"
+            )
+        too_long = sum(len(sequence) > self.window for sequence in sequences)
+        if too_long:
+            say(
+                f"{too_long:,} of {len(texts):,} texts have more than {self.window} tokens (up to {len(sequences[longest]):,}) "
+                "and are truncated; --split cuts them into passages instead"
+            )
+        return [fit_to_window(sequence, self.window) for sequence in sequences]
+
+    def split(self, texts: list[str]) -> list[str]:
+        """Texts cut at sentence ends into passages that fit the window."""
+        return list(passages(self.tokenizer, texts, window=self.window))
+
+    @torch.inference_mode()
+    def encode_tokens(self, sequences: list[list[int]]) -> Latents:
+        """Latents of token ids, as one batch: normalised where `statistics` is set, else raw."""
+        ids, mask = pad(sequences, self.tokenizer.pad_token_id)
+        ids, mask = ids.to(self.device), mask.to(self.device)
+        with autocast(self.device, self.dtype):
+            hidden = self.bart.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state  # [B, L, C]
+        values = hidden.float().transpose(1, 2) * mask[:, None]  # [B, C, L]
+        latents = Latents(values, mask.bool())
+        return self.statistics.normalise(latents) if self.statistics else latents
+
+    def encode_in_batches(
+        self, sequences: list[list[int]], *, tokens_per_batch: int = TOKENS_PER_BATCH
+    ) -> Iterator[tuple[np.ndarray, Latents]]:
+        """(indices into `sequences`, their latents), batch after batch, similar lengths together."""
+        lengths = np.array([len(sequence) for sequence in sequences])
+        order = np.argsort(lengths, kind="stable")
+        for indices in cut_by_tokens(order, lengths, tokens_per_batch):
+            yield indices, self.encode_tokens([sequences[index] for index in indices])
+
+    def encode(self, texts: list[str], *, say: Callable[[str], None] = print) -> Latents:
+        """Latents of all texts, [B, C, L] with L the longest text's tokens, in the texts' order."""
+        sequences = self.tokenize(texts, say=say)
+        longest = max(len(sequence) for sequence in sequences)
+        values = torch.zeros(len(texts), self.channels, longest)
+        mask = torch.zeros(len(texts), longest, dtype=torch.bool)
+        for indices, latents in self.encode_in_batches(sequences):
+            length = latents.mask.shape[1]
+            values[indices, :, :length] = latents.values.cpu()
+            mask[indices, :length] = latents.mask.cpu()
+        return Latents(values, mask)
+
+    @torch.inference_mode()
+    def decode_tokens(self, latents: Latents, settings: DecodeSettings = DecodeSettings()) -> list[list[int]]:
+        """What the decoder writes for one batch of latents: token ids, starting with the decoder's start token."""
+        if self.statistics:
+            latents = self.statistics.denormalise(latents)
+        lengths = latents.mask.sum(dim=1).tolist()
+        limits = [min(length + length // 4 + 8, self.bart.config.max_position_embeddings) for length in lengths]
+        with autocast(self.device, self.dtype):
+            sequences = self.bart.generate(
+                # A fresh output object each call: beam search rebinds its field in place.
+                encoder_outputs=BaseModelOutput(last_hidden_state=latents.values.transpose(1, 2).contiguous()),
+                attention_mask=latents.mask.long(),
+                generation_config=GenerationConfig(
+                    **dataclasses.asdict(settings),
+                    do_sample=False,
+                    early_stopping=True,
+                    max_length=max(limits),
+                    decoder_start_token_id=self.bart.config.decoder_start_token_id,
+                    bos_token_id=self.tokenizer.bos_token_id,
+                    eos_token_id=self.tokenizer.eos_token_id,
+                    pad_token_id=self.tokenizer.pad_token_id,
+                ),
+            ).tolist()
+        # Cut to the text's own limit, so that what is written does not depend on the rest of the batch.
+        return [sequence[:limit] for sequence, limit in zip(sequences, limits, strict=True)]
+
+    def decode(self, latents: Latents, settings: DecodeSettings = DecodeSettings()) -> list[str]:
+        """The text that the decoder writes for each of `latents`, in order; similar lengths are decoded together."""
+        lengths = latents.mask.sum(dim=1).cpu().numpy()
+        texts = [""] * len(lengths)
+        for indices in cut_by_tokens(np.argsort(lengths, kind="stable"), lengths, TOKENS_PER_BATCH):
+            length = lengths[indices].max()
+            values = latents.values[indices, :, :length].to(self.device)
+            batch = Latents(values, latents.mask[indices, :length].to(self.device))
+            written = decode_ids(self.tokenizer, self.decode_tokens(batch, settings))
+            for index, text in zip(indices, written, strict=True):
+                texts[index] = text
+        return texts
+
+
+def fit_to_window(sequence: list[int], window: int) -> list[int]:
+    """Token ids cut to `window`, the last kept as </s>."""
+    return sequence if len(sequence) <= window else [*sequence[: window - 1], sequence[-1]]
+
+
+def fit_latent_statistics(
+    autoencoder: Autoencoder, texts: list[str], *, source: str, say: Callable[[str], None] = print
+) -> LatentStatistics:
+    """Mean, deviation and effective rank of the raw latents over the real tokens of `texts`.
+
+    Effective rank: exp of the entropy of the covariance's normalised eigenvalues (Roy & Vetterli 2007).
+    C for white latents, 1 when all lie on a line.
+    """
+    raw = dataclasses.replace(autoencoder, statistics=None)
+    count = 0
+    total = torch.zeros(raw.channels, dtype=torch.float64)
+    products = torch.zeros(raw.channels, raw.channels, dtype=torch.float64)
+    for _, latents in raw.encode_in_batches(raw.tokenize(texts, say=say)):
+        real = latents.real.cpu().double()
+        count += len(real)
+        total += real.sum(dim=0)
+        products += real.T @ real
+    mean = total / count
+    covariance = products / count - torch.outer(mean, mean)
+    return LatentStatistics(
+        mean=mean.float(),
+        std=covariance.diagonal().clamp_min(1e-12).sqrt().float(),
+        tokens=count,
+        effective_rank=effective_rank(covariance),
+        source=source,
+    )
+
+
+def effective_rank(covariance: torch.Tensor) -> float:
+    """exp(entropy of the normalised eigenvalues) of a covariance [C, C]: between 1 and C."""
+    eigenvalues = torch.linalg.eigvalsh(covariance).clamp_min(0)
+    shares = eigenvalues / eigenvalues.sum().clamp_min(1e-30)
+    return float(torch.exp(-(shares * shares.clamp_min(1e-30).log()).sum()))
+
+
+def read_statistics(folder: Path, channels: int) -> LatentStatistics | None:
+    """The statistics saved in a model folder; None if it has none, UserError if they do not fit the model."""
+    path = folder / STATISTICS_FILE
+    if not path.exists():
+        return None
+    try:
+        statistics = LatentStatistics.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"'{path}' is damaged: {error}") from None
+    if len(statistics.mean) != channels or len(statistics.std) != channels:
+        raise UserError(f"'{path}' has {len(statistics.mean)} channels, the model beside it {channels}")
+    return statistics

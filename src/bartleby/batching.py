@@ -1,0 +1,45 @@
+"""Sequences of different lengths in batches that carry little padding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+
+POOL_BATCHES = 64  # lengths are sorted within this many batches' worth of randomly drawn sequences
+
+
+def plan_epoch(lengths: np.ndarray, *, tokens_per_batch: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """Indices of every sequence once, in batches of similar length with at most `tokens_per_batch` padded positions.
+
+    lengths: [n].  The order of batches, and which sequences meet in one, are random.
+    """
+    order = rng.permutation(len(lengths))
+    pool_size = max(1, int(POOL_BATCHES * tokens_per_batch / max(1.0, lengths.mean())))
+    batches: list[np.ndarray] = []
+    for start in range(0, len(order), pool_size):
+        pool = order[start : start + pool_size]
+        pool = pool[np.argsort(lengths[pool], kind="stable")]
+        batches.extend(cut_by_tokens(pool, lengths, tokens_per_batch))
+    return [batches[index] for index in rng.permutation(len(batches))]
+
+
+def cut_by_tokens(indices: np.ndarray, lengths: np.ndarray, tokens_per_batch: int) -> Iterator[np.ndarray]:
+    """`indices`, sorted by length ascending, cut so that count x longest <= tokens_per_batch (one sequence at least)."""
+    start = 0
+    for end in range(1, len(indices) + 1):
+        if end == len(indices) or (end + 1 - start) * lengths[indices[end]] > tokens_per_batch:
+            yield indices[start:end]
+            start = end
+
+
+def pad(sequences: Sequence[Sequence[int] | np.ndarray], padding: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids [B, L] padded on the right, and the mask [B, L] that is 1 at real tokens."""
+    longest = max(len(sequence) for sequence in sequences)
+    ids = np.full((len(sequences), longest), padding, dtype=np.int64)
+    mask = np.zeros((len(sequences), longest), dtype=np.int64)
+    for row, sequence in enumerate(sequences):
+        ids[row, : len(sequence)] = sequence
+        mask[row, : len(sequence)] = 1
+    return torch.from_numpy(ids), torch.from_numpy(mask)

@@ -1,0 +1,118 @@
+"""Checkpoints that survive a kill at any moment: safetensors and JSON, written aside and renamed.
+
+A run folder holds `checkpoints/step-00000400/`, each an ordinary model folder plus the optimiser's
+state. A folder of that name is complete, since it only gets its name once everything in it is on disk.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from bartleby.errors import UserError
+
+KEEP = 2  # the newest, and the one before in case the newest is damaged
+
+
+@contextmanager
+def replaced_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder to fill, renamed to `folder` at the end; on an error nothing is left behind."""
+    temporary = folder.with_name(f".{folder.name}.partial")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        yield temporary
+        _sync(temporary)
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.rename(temporary, folder)
+    except OSError as error:
+        raise UserError(f"cannot write '{folder}': {error.strerror or error}") from None
+    except SafetensorError as error:  # how safetensors reports a full disk
+        raise UserError(f"cannot write '{folder}': {error}") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _sync(folder: Path) -> None:
+    for path in folder.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def write_json(path: Path, value: object) -> None:
+    """`value` as indented JSON, written aside and renamed."""
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"cannot write '{path}': {error.strerror or error}") from None
+
+
+def read_json(path: Path) -> dict:
+    """The JSON object in a file of ours; UserError if it is missing or damaged."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"'{path}' is missing") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"'{path}' is damaged: {error}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"'{path}' is damaged: expected a JSON object")
+    return value
+
+
+def checkpoint_folder(run: Path, step: int) -> Path:
+    return run / "checkpoints" / f"step-{step:08d}"
+
+
+def save_training_state(folder: Path, optimizer: torch.optim.Optimizer, state: dict) -> None:
+    """The optimiser's tensors and a JSON object of everything else that resuming needs."""
+    tensors = {}
+    for index, moments in optimizer.state_dict()["state"].items():
+        tensors |= {f"{index}.{name}": tensor.contiguous() for name, tensor in moments.items()}
+    save_file(tensors, folder / "optimizer.safetensors")
+    write_json(folder / "training_state.json", state)
+
+
+def load_training_state(folder: Path, optimizer: torch.optim.Optimizer) -> dict:
+    """Restores `optimizer` and returns the JSON object that was saved beside it."""
+    state = read_json(folder / "training_state.json")
+    try:
+        tensors = load_file(folder / "optimizer.safetensors")
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"'{folder / 'optimizer.safetensors'}' is missing or damaged: {error}") from None
+    moments: dict[int, dict[str, torch.Tensor]] = {}
+    for key, tensor in tensors.items():
+        index, name = key.split(".", 1)
+        moments.setdefault(int(index), {})[name] = tensor
+    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+    return state
+
+
+def newest_checkpoint(run: Path, load: Callable[[Path], None], say: Callable[[str], None]) -> Path | None:
+    """The newest checkpoint that `load` accepts; a damaged one is said and the one before it tried."""
+    for folder in sorted((run / "checkpoints").glob("step-*"), reverse=True):
+        try:
+            load(folder)
+        except UserError as error:
+            say(f"checkpoint {folder.name} cannot be used ({error}); trying the one before")
+            continue
+        return folder
+    return None
+
+
+def drop_old_checkpoints(run: Path) -> None:
+    """Leaves the newest `KEEP` checkpoints."""
+    for folder in sorted((run / "checkpoints").glob("step-*"))[:-KEEP]:
+        shutil.rmtree(folder)

@@ -1,0 +1,247 @@
+"""The command line. Heavy imports stay inside the commands, so that --help is quick."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from bartleby.errors import UserError
+
+
+class Commands(TyperGroup):
+    """Turns what a user can put right into one line on stderr and exit code 1."""
+
+    def invoke(self, ctx) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (UserError, OSError) as error:
+            if ctx.params.get("debug"):
+                raise
+            if isinstance(error, BrokenPipeError):
+                raise typer.Exit(1) from None
+            message = str(error) if isinstance(error, UserError) else f"{error.strerror}: {error.filename or 'output'}"
+            typer.echo("error: " + " ".join(message.split()), err=True)
+            raise typer.Exit(1) from None
+
+
+class SpacedLevels(TyperCommand):
+    """Lets --levels take several values, as in `--levels 0.1 0.5 1.0`: every number or range that follows."""
+
+    def parse_args(self, ctx, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, spread_option(args, "--levels"))
+
+
+def spread_option(args: list[str], option: str) -> list[str]:
+    """[option, a, b, rest] -> [option=a, option=b, rest]; the first value may be anything, later ones numbers."""
+    spread, index = [], 0
+    while index < len(args):
+        spread_here = args[index] == option and index + 1 < len(args)
+        if not spread_here:
+            spread.append(args[index])
+            index += 1
+            continue
+        index += 1
+        first = True
+        while index < len(args) and (first or _is_level(args[index])):
+            spread.append(f"{option}={args[index]}")
+            index, first = index + 1, False
+    return spread
+
+
+def _is_level(value: str) -> bool:
+    try:
+        return bool([float(part) for part in value.split(":")])
+    except ValueError:
+        return False
+
+
+app = typer.Typer(
+    cls=Commands,
+    name="bartleby",
+    help="Text diffusion in BART's latent space.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Model = Annotated[
+    str | None, typer.Option(metavar="NAME_OR_FOLDER", help="A BART: hub name or folder. Default: the bundled nano.")
+]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of all randomness.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")]
+Window = Annotated[int | None, typer.Option(help="Tokens a text may have. Default: 128, or less if the model has less.")]
+Split = Annotated[bool, typer.Option("--split", help="Cut long texts into passages instead of truncating them.")]
+Column = Annotated[str, typer.Option(help="Field of .jsonl or column of .csv that holds the text.")]
+Beams = Annotated[int, typer.Option(min=1, max=64, help="Beams of the decoder; 1 is greedy.")]
+
+
+@app.callback()
+def main(
+    ctx: typer.Context,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    from bartleby import silence_libraries
+
+    silence_libraries()
+
+
+@app.command(cls=SpacedLevels)
+def noise(
+    text: Annotated[str | None, typer.Argument(help="Text to noise; '-' reads standard input. Default: a pangram.")] = None,
+    levels: Annotated[list[str], typer.Option(help="Noise levels: numbers or ranges first:last:step.")] = ["0.1", "0.5", "1.0"],  # noqa: B006
+    file: Annotated[Path | None, typer.Option(help="Run over every text of a file and print the curve.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Write the curve as a picture (.png, .svg, .pdf).")] = None,
+    relative: Annotated[bool, typer.Option("--relative", help="Levels in standard deviations of the latents.")] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use only the first N texts of --file.")] = None,
+    beams: Beams = 1,
+    column: Column = "text",
+    split: Split = False,
+    window: Window = None,
+    model: Model = None,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Add Gaussian noise to a text's latents and decode them.
+
+    Example: bartleby noise "It was a bright cold day in April." --levels 0.1 0.5 1.0
+    """
+    from bartleby.autoencoder import DecodeSettings
+    from bartleby.console import check_writable, say, track
+    from bartleby.loading import load_autoencoder
+    from bartleby.noise import PANGRAM, curve, noise_experiment, parse_levels
+    from bartleby.reports import noise_report, print_curve
+
+    if text is not None and file is not None:
+        raise typer.BadParameter("give a TEXT or --file, not both")
+    numbers = parse_levels(levels)
+    if plot:
+        check_writable(plot)
+    texts = _texts(text if text is not None else PANGRAM, file, column, limit)
+    autoencoder = load_autoencoder(model, window=window)
+    texts = autoencoder.split(texts) if split else texts
+    settings = DecodeSettings(num_beams=beams)
+    say(f"model {autoencoder.name} · seed {seed} · decoding {settings}")
+    results = noise_experiment(autoencoder, texts, numbers, relative=relative, seed=seed, settings=settings, say=say)
+    results = list(track(results, "noise", total=len(texts) * len(numbers)))
+    noise_report(results, as_json=json, many=len(texts) > 1)
+    if plot:
+        from bartleby.plots import plot_noise_curve
+
+        title = f"What {Path(autoencoder.name).name}'s decoder reads through noise ({len(texts):,} text{'s' * (len(texts) > 1)})"
+        plot_noise_curve(curve(results), plot, title=title, relative=relative)
+        say(f"plot saved: {plot}")
+    elif len(texts) > 1 and json:
+        print_curve(curve(results), to=say)
+
+
+@app.command()
+def reconstruct(
+    source: Annotated[str, typer.Argument(metavar="FILE|-", help="Texts, one a line or row; '-' reads standard input.")],
+    show: Annotated[int, typer.Option(min=0, help="How many imperfect reconstructions to print.")] = 3,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use only the first N texts.")] = None,
+    beams: Beams = 1,
+    column: Column = "text",
+    split: Split = False,
+    window: Window = None,
+    model: Model = None,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Send texts through the latents and back, and measure what returns.
+
+    Nothing here is random: the seed is accepted and has no effect.
+
+    Example: bartleby reconstruct stories.txt --limit 100
+    """
+    from bartleby.autoencoder import DecodeSettings
+    from bartleby.console import say, track
+    from bartleby.evaluation.reconstruction import reconstruct as reconstruct_texts
+    from bartleby.loading import load_autoencoder
+    from bartleby.reports import reconstruction_report
+
+    texts = _texts("-", None, column, limit) if source == "-" else _texts(None, Path(source), column, limit)
+    autoencoder = load_autoencoder(model, window=window)
+    texts = autoencoder.split(texts) if split else texts
+    settings = DecodeSettings(num_beams=beams)
+    say(f"model {autoencoder.name} · {len(texts):,} texts · decoding {settings}")
+    results = dict(track(reconstruct_texts(autoencoder, texts, settings, say=say), "reconstruct", total=len(texts)))
+    reconstruction_report([results[index] for index in range(len(texts))], as_json=json, show=show)
+
+
+@app.command()
+def info(
+    model: Annotated[str | None, typer.Argument(help="A BART: hub name or folder. Default: the bundled nano.")] = None,
+    json: Json = False,
+) -> None:
+    """Say what a model is: sizes, window, shape and statistics of its latents, where it is stored."""
+    from bartleby.loading import load_autoencoder
+    from bartleby.reports import info_report
+
+    info_report(load_autoencoder(model), as_json=json)
+
+
+@app.command()
+def demo(
+    plot: Annotated[Path, typer.Option(help="Where to save the plot.")] = Path("noise-curve.png"),
+    model: Model = None,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """A tour in a minute: a reconstruction, the noise experiment, and a plot."""
+    from bartleby.demo import run_demo
+
+    run_demo(model, plot=plot, seed=seed, as_json=json)
+
+
+@app.command()
+def pretrain(
+    data: Annotated[list[str], typer.Option(help="File, folder or Hugging Face dataset; may be repeated.")],
+    out: Annotated[Path, typer.Option(help="Run folder: checkpoints, log and the finished model.")],
+    preset: Annotated[str, typer.Option(help="nano (256 wide), wide (768 wide) or tiny (for tests).")] = "nano",
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps. Default: the preset's.")] = None,
+    decay: Annotated[float | None, typer.Option(help="Share of the steps, at the end, that lower the learning rate.")] = None,
+    save_every: Annotated[float, typer.Option(min=0, help="Minutes between checkpoints.")] = 4.0,
+    validate_every: Annotated[int, typer.Option(min=1, help="Steps between validations.")] = 500,
+    column: Column = "text",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Train a BART from scratch on your text. Run the same command again to resume.
+
+    Example: bartleby pretrain --preset nano --data stories.txt --out runs/stories
+    """
+    from bartleby.pretrain_run import configure, run_pretraining
+
+    config = configure(preset, steps=steps, decay_share=decay, checkpoint_minutes=save_every, seed=seed)
+    run_pretraining(config, data, out, column=column, device=device, validate_every=validate_every, as_json=json)
+
+
+def _texts(text: str | None, file: Path | None, column: str, limit: int | None) -> list[str]:
+    """The texts a command works on: a file's, standard input's lines, or the one given."""
+    from bartleby.console import read_stdin, say
+    from bartleby.corpus import clean_texts, read_texts
+
+    if file is not None:
+        notes: list[str] = []
+        texts = clean_texts(read_texts(file, column=column), file.name, notes)
+        for note in notes:
+            say(note)
+    elif text == "-":
+        texts = [line.strip() for line in read_stdin().split("\n") if line.strip()]
+        if not texts:
+            raise UserError("standard input holds no text")
+    else:
+        texts = [text]
+    return texts[:limit]
+
+
+def run() -> None:
+    """Entry point of the `bartleby` command."""
+    sys.exit(app())

@@ -1,0 +1,10 @@
+"""The one exception for what a user can put right."""
+
+from __future__ import annotations
+
+
+class UserError(ValueError):
+    """Input, file or setting that cannot be used; the message says what, its value and the remedy.
+
+    The command line prints the message as one line and exits with code 1.
+    """

@@ -1,0 +1,1 @@
+"""Measures of latents and of text."""

@@ -1,0 +1,119 @@
+"""Any BART by name or folder: the bundled nano, a local folder, or the Hugging Face hub."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoTokenizer, BartForConditionalGeneration, GenerationConfig
+
+from bartleby.autoencoder import Autoencoder, read_statistics
+from bartleby.errors import UserError
+from bartleby.precision import network_dtype
+
+BUNDLED = "nano"
+DEFAULT_WINDOW = 128
+
+
+def load_autoencoder(
+    model: str | Path | None = None, *, window: int | None = None, device: str | torch.device | None = None
+) -> Autoencoder:
+    """The BART named `model` (default: the bundled nano), ready to encode and decode.
+
+    model: a folder in Hugging Face's layout, or a hub name such as facebook/bart-base. window: tokens
+    a text may have; by default 128, or less where the model's positions or tokenizer allow less.
+    Raises UserError for anything that is not a loadable BART.
+    """
+    source = model_source(model)
+    name = str(model or BUNDLED)
+    try:
+        config = AutoConfig.from_pretrained(source)
+        if config.model_type != "bart":
+            raise UserError(f"'{name}' is a {config.model_type} model; Bartleby needs a BART")
+        _check_weights(source)
+        bart = BartForConditionalGeneration.from_pretrained(source, dtype=torch.float32, use_safetensors=True)
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except UserError:
+        raise
+    except (OSError, ValueError, KeyError, SafetensorError, RuntimeError, TypeError) as error:
+        raise UserError(_why_not_loaded(name, source, error)) from None
+    if len(tokenizer) > config.vocab_size:
+        raise UserError(f"'{name}': the tokenizer has {len(tokenizer):,} entries, the model's vocabulary {config.vocab_size:,}")
+    # A hub model's own generation defaults (beams, n-gram bans) would slip into every decode.
+    bart.generation_config = GenerationConfig()
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return Autoencoder(
+        bart=bart.eval().to(device),
+        tokenizer=tokenizer,
+        window=_window(window, config.max_position_embeddings, tokenizer.model_max_length),
+        name=name,
+        statistics=read_statistics(Path(source), config.d_model),
+        dtype=network_dtype(device),
+    )
+
+
+def bundled_folder() -> Path:
+    """Where the bundled model lies in the installed package."""
+    return Path(__file__).parent / "pretrained" / BUNDLED
+
+
+def model_source(model: str | Path | None) -> str:
+    """The folder or hub name to load from; UserError for a path that does not exist."""
+    if model is None or str(model) == BUNDLED:
+        return str(bundled_folder())
+    path = Path(model).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").exists():
+            raise UserError(f"folder '{model}' holds no model: config.json is missing")
+        return str(path)
+    if path.exists():
+        raise UserError(f"'{model}' is a file; name the model's folder")
+    if str(model).startswith((".", "/", "~")) or str(model).count("/") > 1:
+        raise UserError(f"no model folder at '{model}'")
+    return str(model)
+
+
+def _check_weights(source: str) -> None:
+    """In a local folder, the header of each weights file, so that a damaged one is named."""
+    folder = Path(source)
+    for file in sorted(folder.glob("*.safetensors")) if folder.is_dir() else ():
+        size = file.stat().st_size
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            header = stream.read(length) if 0 < length < size else b""
+        try:
+            tensors = json.loads(header)
+            end = max(entry["data_offsets"][1] for key, entry in tensors.items() if key != "__metadata__")
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f"'{file}' is damaged: it has no readable header. Fetch or train it again") from None
+        if 8 + length + end != size:
+            raise UserError(f"'{file}' is damaged: {size:,} bytes of {8 + length + end:,}. Fetch or train it again")
+
+
+def _window(wanted: int | None, positions: int, tokenizer_limit: int) -> int:
+    largest = min(positions, tokenizer_limit)
+    if wanted is None:
+        return min(DEFAULT_WINDOW, largest)
+    if not 4 <= wanted <= largest:
+        raise UserError(f"window is {wanted}; this model reads 4 to {largest} tokens")
+    return wanted
+
+
+def _why_not_loaded(name: str, source: str, error: Exception) -> str:
+    if Path(source).is_dir():
+        return f"the model in '{name}' cannot be loaded: {_first_line(error)}"
+    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON")
+    if offline:
+        return (
+            f"'{name}' is no local folder and not in the Hugging Face cache, and HF_HUB_OFFLINE is set: "
+            "unset it to fetch the model, or name a folder"
+        )
+    return f"'{name}' is no local folder and could not be fetched from the Hugging Face hub: {_first_line(error)}"
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,50 @@
+"""Plots for reports; matplotlib is loaded here and nowhere else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+from matplotlib import pyplot as plt  # noqa: E402  # after the backend is chosen
+
+from bartleby.errors import UserError  # noqa: E402
+from bartleby.noise import PUBLISHED_LEVELS, CurvePoint  # noqa: E402
+
+
+def plot_noise_curve(points: list[CurvePoint], path: Path, *, title: str, relative: bool) -> None:
+    """Token accuracy, exact matches, BLEU and cosine over the noise level, the published levels marked."""
+    levels = [point.level for point in points]
+    figure, axes = plt.subplots(figsize=(7.5, 4.5), layout="constrained")
+    series = {
+        "token accuracy": [point.token_accuracy for point in points],
+        "exact match": [point.exact for point in points],
+        "BLEU / 100": [point.bleu / 100 for point in points],
+        "cosine to clean latents": [point.cosine for point in points],
+    }
+    for (label, values), style in zip(series.items(), ("-", "-", "-", "--"), strict=True):
+        axes.plot(levels, values, style, marker="o", markersize=3, label=label)
+    if not relative:
+        for level in PUBLISHED_LEVELS:
+            if min(levels) <= level <= max(levels):
+                axes.axvline(level, color="0.7", linewidth=1, zorder=0)
+                axes.annotate(f"published {level}", (level, 1.04), rotation=0, ha="center", fontsize=8, color="0.4")
+    unit = "standard deviations of each channel" if relative else "added to raw latents"
+    axes.set(xlabel=f"noise level ({unit})", ylim=(-0.02, 1.09))
+    axes.set_title(title, fontsize=11)
+    axes.legend(loc="best", frameon=False)
+    axes.grid(alpha=0.25)
+    save(figure, path)
+
+
+def save(figure, path: Path) -> None:
+    """Writes the figure in the format of the path's suffix; UserError if that cannot be done."""
+    try:
+        figure.savefig(path, dpi=150)
+    except (OSError, ValueError) as error:
+        path.unlink(missing_ok=True) if isinstance(error, OSError) and error.errno == 28 else None
+        raise UserError(f"cannot write the plot '{path}': {error}") from None
+    finally:
+        plt.close(figure)

@@ -1,0 +1,29 @@
+"""Which number format networks run in on this device."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+
+def network_dtype(device: torch.device | str = "cpu") -> torch.dtype:
+    """bfloat16 where the device multiplies it natively, else float32.
+
+    On a CPU that means AMX or AVX-512 bf16 instructions: without them bfloat16 is emulated and was
+    measured at an eighth of float32's speed (docs/LOG.md).
+    """
+    device = torch.device(device)
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    if device.type == "cpu":
+        capabilities = torch.cpu.get_capabilities()
+        return torch.bfloat16 if capabilities.get("amx_bf16") or capabilities.get("avx512_bf16") else torch.float32
+    return torch.float32
+
+
+def autocast(device: torch.device | str, dtype: torch.dtype) -> AbstractContextManager:
+    """Autocast for networks only; noise, statistics and losses stay in float32."""
+    if dtype == torch.float32:
+        return nullcontext()
+    return torch.autocast(torch.device(device).type, dtype=dtype)

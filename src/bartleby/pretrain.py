@@ -1,0 +1,225 @@
+"""Pretraining: a BART from scratch, with BART's denoising objective and noise on its latents.
+
+`pretrain(config, texts, run)` is a generator of `Progress`, one per optimiser step. All randomness is
+a function of (seed, step), so a run that was killed and resumed goes through the same numbers as one
+that was not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_model
+from transformers import AutoTokenizer, BartForConditionalGeneration, PreTrainedTokenizerBase
+
+from bartleby.bart import ARCHITECTURES, new_bart
+from bartleby.batching import plan_epoch
+from bartleby.checkpoints import (
+    checkpoint_folder,
+    drop_old_checkpoints,
+    load_training_state,
+    newest_checkpoint,
+    replaced_folder,
+    save_training_state,
+)
+from bartleby.denoising import Corruption, DenoisingBatch, DenoisingBatches, denoising_loss
+from bartleby.errors import UserError
+from bartleby.precision import autocast, network_dtype
+from bartleby.tokenization import encode_texts, passages, train_tokenizer
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """Everything that decides the weights. Presets are in `PRESETS`."""
+
+    architecture: str = "nano"
+    vocabulary: int = 8192
+    window: int = 128  # tokens, <s> and </s> included
+    steps: int = 4000
+    tokens_per_batch: int = 2048  # padded decoder positions
+    learning_rate: float = 1e-3
+    warmup_steps: int = 100
+    decay_share: float = 0.25  # of the steps, at the end, over which the learning rate falls to zero
+    weight_decay: float = 0.01
+    gradient_clip: float = 1.0
+    checkpoint_minutes: float = 4.0
+    store: str = "bfloat16"  # format of the finished model's weights; checkpoints keep float32
+    seed: int = 0
+    corruption: Corruption = field(default_factory=Corruption)
+
+    def __post_init__(self):
+        if self.architecture not in ARCHITECTURES:
+            raise UserError(f"unknown architecture '{self.architecture}' (known: {', '.join(ARCHITECTURES)})")
+        if self.vocabulary < 300:
+            raise UserError(f"vocabulary is {self.vocabulary}; a byte-level BPE needs at least 300 entries")
+        if self.window < 8 or self.steps < 1 or self.tokens_per_batch < self.window:
+            raise UserError(
+                f"window {self.window}, steps {self.steps}, tokens_per_batch {self.tokens_per_batch}: "
+                "the window must be at least 8, steps at least 1, and a batch must hold a window"
+            )
+
+
+PRESETS = {
+    "nano": PretrainConfig(),
+    "wide": PretrainConfig(architecture="wide", steps=900, learning_rate=5e-4),
+    "tiny": PretrainConfig(architecture="tiny", vocabulary=400, window=32, steps=60, tokens_per_batch=512, warmup_steps=10),
+}
+# Settings that may differ when a run is resumed: how long it goes on, and how often it saves.
+MAY_CHANGE = {"steps", "decay_share", "checkpoint_minutes", "store"}
+
+
+@dataclass(frozen=True)
+class Progress:
+    """State after one optimiser step. loss: nats a token. tokens: real target tokens since the run began."""
+
+    step: int
+    steps: int
+    loss: float
+    tokens: int
+    learning_rate: float
+    saved: Path | None
+    bart: BartForConditionalGeneration
+    tokenizer: PreTrainedTokenizerBase
+
+
+def learning_rate(config: PretrainConfig, step: int) -> float:
+    """Warm-up, constant, then linear decay to zero: a run may be made longer until the decay begins."""
+    decay_steps = max(1, int(config.steps * config.decay_share))
+    return config.learning_rate * min(1.0, (step + 1) / config.warmup_steps, (config.steps - step) / decay_steps)
+
+
+def pretrain(
+    config: PretrainConfig, texts: list[str], run: Path, *, device: str = "cpu", say: Callable[[str], None] = print
+) -> Iterator[Progress]:
+    """Trains on `texts`, resuming from `run` if it holds a checkpoint of the same configuration.
+
+    Yields after every step and saves every `checkpoint_minutes` and at the end. Raises UserError if
+    `run` belongs to another configuration or the loss stops being a number.
+    """
+    tokenizer = _tokenizer_of(run) or train_tokenizer(texts, vocab_size=config.vocabulary, window=config.window)
+    bart = new_bart(tokenizer, architecture=config.architecture, window=config.window, seed=config.seed).to(device)
+    optimizer = torch.optim.AdamW(
+        bart.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay, fused=True
+    )
+    step, tokens = _resume(config, run, bart, optimizer, say)
+    sequences = token_sequences(tokenizer, texts, window=config.window)
+    lengths = np.array([len(sequence) for sequence in sequences])
+    batches = DenoisingBatches(tokenizer, config.corruption, window=config.window)
+    dtype = network_dtype(device)
+    saved_at = time.monotonic()
+    bart.train()
+    for indices in _batch_indices(config, lengths, start=step):
+        if step >= config.steps:
+            return
+        batch = batches.make([sequences[index] for index in indices], seed=(config.seed, 1, step))
+        rate = learning_rate(config, step)
+        loss = train_step(bart, optimizer, _to(batch, device), rate=rate, clip=config.gradient_clip, dtype=dtype)
+        step, tokens = step + 1, tokens + batch.tokens
+        if not np.isfinite(loss):
+            raise UserError(f"the loss is {loss} at step {step}; the last good checkpoint is kept. Try a lower learning rate")
+        saved = None
+        if step == config.steps or time.monotonic() - saved_at > 60 * config.checkpoint_minutes:
+            saved = _save(config, run, bart, tokenizer, optimizer, step, tokens)
+            saved_at = time.monotonic()
+        yield Progress(step, config.steps, loss, tokens, rate, saved, bart, tokenizer)
+
+
+def train_step(
+    bart: BartForConditionalGeneration,
+    optimizer: torch.optim.Optimizer,
+    batch: DenoisingBatch,
+    *,
+    rate: float,
+    clip: float,
+    dtype: torch.dtype,
+) -> float:
+    """One optimiser step; returns the loss in nats a token. A loss that is no number changes nothing."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    with autocast(batch.labels.device, dtype):
+        loss = denoising_loss(bart, batch)
+    optimizer.zero_grad(set_to_none=True)
+    if torch.isfinite(loss):
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(bart.parameters(), clip)
+        optimizer.step()
+    return loss.item()
+
+
+def token_sequences(tokenizer: PreTrainedTokenizerBase, texts: list[str], *, window: int) -> list[np.ndarray]:
+    """Token ids of each passage of at most `window` tokens, as 16- or 32-bit integers."""
+    dtype = np.uint16 if len(tokenizer) <= 2**16 else np.int32
+    cut = list(passages(tokenizer, texts, window=window))
+    return [np.array(ids, dtype=dtype) for ids in encode_texts(tokenizer, cut)]
+
+
+def _batch_indices(config: PretrainConfig, lengths: np.ndarray, *, start: int) -> Iterator[np.ndarray]:
+    """Batches from step `start` on; each epoch's plan depends on the seed and its number alone."""
+    epoch = 0
+    while True:
+        rng = np.random.default_rng((config.seed, 0, epoch))
+        plan = plan_epoch(lengths, tokens_per_batch=config.tokens_per_batch, rng=rng)
+        yield from plan[start:]
+        start = max(0, start - len(plan))
+        epoch += 1
+
+
+def _to(batch: DenoisingBatch, device: str) -> DenoisingBatch:
+    moved = {name: value.to(device) for name, value in vars(batch).items() if isinstance(value, torch.Tensor)}
+    return dataclasses.replace(batch, **moved)
+
+
+def _save(config, run: Path, bart, tokenizer, optimizer, step: int, tokens: int) -> Path:
+    folder = checkpoint_folder(run, step)
+    with replaced_folder(folder) as temporary:
+        bart.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        save_training_state(
+            temporary, optimizer, {"step": step, "tokens": tokens, "config": dataclasses.asdict(config)}
+        )
+    drop_old_checkpoints(run)
+    return folder
+
+
+def _tokenizer_of(run: Path) -> PreTrainedTokenizerBase | None:
+    for folder in sorted((run / "checkpoints").glob("step-*"), reverse=True):
+        if (folder / "tokenizer.json").exists():
+            return AutoTokenizer.from_pretrained(folder)
+    return None
+
+
+def _resume(config: PretrainConfig, run: Path, bart, optimizer, say) -> tuple[int, int]:
+    """(step, tokens) of the newest usable checkpoint, its weights loaded; (0, 0) if there is none."""
+    state: dict = {}
+
+    def load(folder: Path) -> None:
+        nonlocal state
+        state = load_training_state(folder, optimizer)
+        _same_configuration(config, state["config"], run)
+        try:
+            load_model(bart, folder / "model.safetensors", strict=False)
+        except (OSError, SafetensorError, RuntimeError) as error:
+            raise UserError(f"'{folder / 'model.safetensors'}' is missing or damaged: {error}") from None
+
+    folder = newest_checkpoint(run, load, say)
+    if folder is None:
+        return 0, 0
+    say(f"resuming from {folder}: step {state['step']:,} of {config.steps:,}")
+    return state["step"], state["tokens"]
+
+
+def _same_configuration(config: PretrainConfig, saved: dict, run: Path) -> None:
+    wanted = dataclasses.asdict(config)
+    changed = [key for key in wanted if key not in MAY_CHANGE and saved.get(key) != wanted[key]]
+    if changed:
+        key = changed[0]
+        raise UserError(
+            f"'{run}' was trained with {key} = {saved.get(key)}, not {wanted[key]}; use another --out or the same settings"
+        )

@@ -1,0 +1,136 @@
+"""What the commands print: tables for people, JSON lines for programs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+from bartleby.autoencoder import Autoencoder
+from bartleby.console import print_json, wrapped
+from bartleby.evaluation.reconstruction import by_length, summarise
+from bartleby.evaluation.text import Reconstruction
+from bartleby.loading import model_source
+from bartleby.noise import CurvePoint, NoisedText, curve
+
+
+def noise_report(results: list[NoisedText], *, as_json: bool, many: bool) -> None:
+    """One text: the original and each level's text. Many: the curve. JSON: an object a text and level."""
+    if as_json:
+        for item in results:
+            print_json(item)
+    elif many:
+        print_curve(curve(results))
+    else:
+        print("original")
+        print(wrapped(results[0].original))
+        for item in results:
+            print(
+                f"\nlevel {item.level:g} · SNR {decibels(item.snr_db)} · cosine {item.cosine:.3f} · "
+                f"tokens {item.token_accuracy:.1%} · BLEU {item.bleu:.1f}"
+            )
+            print(wrapped(item.text or "(nothing)"))
+
+
+def decibels(value: float) -> str:
+    """'12.3 dB', or 'infinite' without noise."""
+    return "infinite" if math.isinf(value) else f"{value:.1f} dB"
+
+
+def print_curve(points: list[CurvePoint], *, to: Callable[[str], None] = print) -> None:
+    """A table with a row per noise level."""
+    to(f"{'level':>7} {'SNR':>9} {'cosine':>7} {'tokens':>8} {'exact':>7} {'BLEU':>6}")
+    for point in points:
+        to(
+            f"{point.level:>7g} {decibels(point.snr_db):>9} {point.cosine:>7.3f} {point.token_accuracy:>8.1%} "
+            f"{point.exact:>7.1%} {point.bleu:>6.1f}"
+        )
+
+
+def reconstruction_report(items: list[Reconstruction], *, as_json: bool, show: int) -> None:
+    """A row per length bucket and one for all, then some imperfect ones. JSON: an object a text."""
+    if as_json:
+        for item in items:
+            fields = dataclasses.asdict(item)
+            accuracy = fields.pop("token_accuracy")
+            print_json({**fields, "exact": item.exact, "token_accuracy": accuracy})
+        return
+    print(f"{'words':<10} {'texts':>7} {'exact':>8} {'tokens':>8} {'BLEU':>7}")
+    for name, summary in {**by_length(items), "all": summarise(items)}.items():
+        print(
+            f"{name:<10} {summary.texts:>7,} {summary.exact:>8.1%} {summary.token_accuracy:>8.2%} {summary.bleu:>7.2f}"
+        )
+    imperfect = [item for item in items if not item.exact]
+    for item in imperfect[:show]:
+        print()
+        print(wrapped(item.text, indent="  - "))
+        print(wrapped(item.reconstruction or "(nothing)", indent="  + "))
+    if len(imperfect) > show > 0:
+        print(f"\n  … and {len(imperfect) - show:,} more texts that differ; --json prints all")
+
+
+def describe(autoencoder: Autoencoder) -> dict:
+    """What a model is, as plain values."""
+    config = autoencoder.bart.config
+    source = model_source(None if autoencoder.name == "nano" else autoencoder.name)
+    folder = Path(source)
+    statistics = autoencoder.statistics
+    return {
+        "model": autoencoder.name,
+        "stored": str(folder.resolve()) if folder.is_dir() else f"Hugging Face cache ({source})",
+        "megabytes": round(sum(file.stat().st_size for file in folder.glob("*.safetensors")) / 1e6, 1) or None,
+        "parameters": sum(parameter.numel() for parameter in autoencoder.bart.parameters()),
+        "encoder_layers": config.encoder_layers,
+        "decoder_layers": config.decoder_layers,
+        "channels": autoencoder.channels,
+        "vocabulary": len(autoencoder.tokenizer),
+        "window": autoencoder.window,
+        "positions": config.max_position_embeddings,
+        "latents": ["texts", autoencoder.channels, f"tokens (up to {autoencoder.window})"],
+        "compute": str(autoencoder.dtype).removeprefix("torch."),
+        "statistics": None
+        if statistics is None
+        else {
+            "source": statistics.source,
+            "tokens": statistics.tokens,
+            "effective_rank": statistics.effective_rank,
+            "std_smallest": float(statistics.std.min()),
+            "std_median": float(statistics.std.median()),
+            "std_largest": float(statistics.std.max()),
+        },
+        "pretraining": _pretraining_record(folder),
+    }
+
+
+def _pretraining_record(folder: Path) -> dict | None:
+    path = folder / "pretraining.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def info_report(autoencoder: Autoencoder, *, as_json: bool) -> None:
+    """`describe`, one line a fact."""
+    facts = describe(autoencoder)
+    if as_json:
+        print_json(facts)
+        return
+    statistics, record = facts.pop("statistics"), facts.pop("pretraining")
+    facts["parameters"] = f"{facts['parameters']:,}"
+    facts["latents"] = "[" + ", ".join(map(str, facts["latents"])) + "]"
+    for name, value in facts.items():
+        print(f"{name.replace('_', ' '):<16} {'unknown' if value is None else value}")
+    if statistics is None:
+        print(f"{'statistics':<16} none saved with this model")
+    else:
+        print(
+            f"{'statistics':<16} {statistics['tokens']:,} tokens of {statistics['source']}; std "
+            f"{statistics['std_smallest']:.2f} to {statistics['std_largest']:.2f}"
+        )
+        print(f"{'effective rank':<16} {statistics['effective_rank']:.1f} of {facts['channels']}")
+    if record:
+        print(f"{'trained on':<16} {', '.join(record['data'])}: {record['steps']:,} steps, {record['tokens']:,} tokens")
+        result = record["validation"]
+        print(
+            f"{'validation':<16} {result['texts']:,} texts: exact {result['exact']:.1%}, tokens {result['token_accuracy']:.2%}"
+        )

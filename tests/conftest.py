@@ -1,0 +1,69 @@
+"""A small corpus, and tiny models made from it; nothing here needs the network."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from bartleby.autoencoder import Autoencoder, fit_latent_statistics
+from bartleby.bart import new_bart
+from bartleby.cli import app
+from bartleby.tokenization import train_tokenizer
+
+SUBJECTS = ("The dog", "A small cat", "My sister", "The old clerk", "Nobody", "Tom", "The children")
+VERBS = ("likes", "saw", "wants", "lost", "draws", "remembers")
+OBJECTS = ("the red house.", "a letter!", "two apples.", "the sea?", "“nothing at all”.", "some tea, please.")
+TEXTS = [" ".join(words) for words in itertools.product(SUBJECTS, VERBS, OBJECTS)]
+WINDOW = 32
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return train_tokenizer(TEXTS, vocab_size=400, window=WINDOW)
+
+
+@pytest.fixture(scope="session")
+def autoencoder(tokenizer) -> Autoencoder:
+    """An untrained tiny BART; its aligned cross-attention makes its decoder depend on the latents."""
+    bart = new_bart(tokenizer, architecture="tiny", window=WINDOW, seed=0).eval()
+    return Autoencoder(bart, tokenizer, WINDOW, name="tiny")
+
+
+@pytest.fixture(scope="session")
+def statistics(autoencoder):
+    return fit_latent_statistics(autoencoder, TEXTS, source="tests")
+
+
+@pytest.fixture(scope="session")
+def model_folder(autoencoder, tmp_path_factory) -> Path:
+    """The tiny BART in the layout of the Hugging Face hub."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    autoencoder.bart.save_pretrained(folder)
+    autoencoder.tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def corpus_file(tmp_path) -> Path:
+    path = tmp_path / "texts.txt"
+    path.write_text("\n".join(TEXTS) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def cli():
+    """Runs `bartleby` with arguments; the result has exit_code, stdout and stderr."""
+    torch.manual_seed(0)
+
+    def call(*arguments: object, input: str | bytes | None = None):
+        return CliRunner().invoke(app, [str(argument) for argument in arguments], input=input)
+
+    return call

@@ -1,0 +1,143 @@
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bartleby.cli import spread_option
+
+TEXT = "The dog likes tea."
+
+
+def rows(result):
+    assert result.exit_code == 0, result.stderr
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def test_help_is_quick_and_names_every_command():
+    command = [sys.executable, "-m", "bartleby", "--help"]
+    start = time.perf_counter()
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert time.perf_counter() - start < 2.0  # 0.16 s when nothing else runs
+    for name in ("noise", "reconstruct", "info", "demo", "pretrain"):
+        assert name in output
+
+
+def test_help_loads_no_heavy_library():
+    code = "import bartleby.cli, sys; print([m for m in ('torch', 'transformers', 'matplotlib') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_noise_prints_the_original_and_each_level(cli, model_folder):
+    result = cli("noise", TEXT, "--levels", "0.1", "1", "--model", model_folder)
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    assert lines[:2] == ["original", f"  {TEXT}"]
+    assert [line.split(" · ")[0] for line in lines if line.startswith("level")] == ["level 0.1", "level 1"]
+    assert max(map(len, lines)) <= 80
+    assert "seed 0" in result.stderr and "greedy" in result.stderr
+
+
+def test_noise_json_has_the_promised_fields(cli, model_folder):
+    found = rows(cli("noise", TEXT, "--levels", "0", "0.5", "--json", "--model", model_folder))
+    assert [row["level"] for row in found] == [0, 0.5]
+    assert found[0]["snr_db"] is None  # infinite
+    assert {"level", "snr_db", "cosine", "token_accuracy", "bleu", "text"} <= found[1].keys()
+
+
+def test_noise_reads_standard_input_and_files(cli, model_folder, tmp_path):
+    assert "  Hello there." in cli("noise", "-", "--model", model_folder, input="Hello there.\n").stdout
+    path = tmp_path / "texts.txt"
+    path.write_text("One text.\nAnother text.\n")
+    plot = tmp_path / "curve.png"
+    result = cli("noise", "--file", path, "--levels", "0:1:0.5", "--plot", plot, "--model", model_folder)
+    assert result.exit_code == 0, result.stderr
+    assert [line.split()[0] for line in result.stdout.splitlines()] == ["level", "0", "0.5", "1"]
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_reconstruct_json_is_in_the_order_of_the_texts(cli, model_folder, tmp_path):
+    texts = ["A rather longer text than the others.", "Short.", "Middle one."]
+    path = tmp_path / "texts.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    found = rows(cli("reconstruct", path, "--json", "--model", model_folder))
+    assert [row["text"] for row in found] == texts
+    assert all(row.keys() == {"text", "reconstruction", "exact", "token_accuracy"} for row in found)
+
+
+def test_reconstruct_reads_standard_input_and_prints_buckets(cli, model_folder):
+    result = cli("reconstruct", "-", "--model", model_folder, input="One two.\n" + "word " * 12 + "\n")
+    assert [line.split()[0] for line in result.stdout.splitlines()[:4]] == ["words", "1-9", "10-50", "all"]
+
+
+def test_info(cli, model_folder):
+    (row,) = rows(cli("info", model_folder, "--json"))
+    assert (row["channels"], row["window"], row["statistics"]) == (64, 32, None)
+    assert row["stored"] == str(Path(model_folder).resolve())
+    assert "[texts, 64, tokens (up to 32)]" in cli("info", model_folder).stdout
+
+
+def test_errors_are_one_line_with_exit_code_1(cli, model_folder, tmp_path):
+    binary, latin = tmp_path / "binary.txt", tmp_path / "latin.txt"
+    binary.write_bytes(b"\0\1\2")
+    latin.write_bytes("café".encode("latin-1"))
+    model = ("--model", model_folder)
+    for arguments in (
+        ("noise", "", *model),
+        ("noise", " \n ", *model),
+        ("noise", "word " * 100_000, *model),
+        ("noise", TEXT, "--levels", "-1", *model),
+        ("noise", TEXT, "--levels", "nan", *model),
+        ("noise", TEXT, "--levels", "lots", *model),
+        ("noise", TEXT, "--plot", tmp_path / "no" / "folder.png", *model),
+        ("noise", TEXT, "--plot", tmp_path, *model),
+        ("noise", TEXT, "--plot", tmp_path / "curve.unknown", *model),
+        ("noise", TEXT, "--window", "100000", *model),
+        ("noise", TEXT, "--model", tmp_path / "missing"),
+        ("noise", TEXT, "--model", "facebook/bart-base"),
+        ("noise", "--file", tmp_path / "missing.txt", *model),
+        ("reconstruct", binary, *model),
+        ("reconstruct", latin, *model),
+        ("reconstruct", tmp_path, *model),
+        ("info", tmp_path),
+        ("pretrain", "--data", tmp_path / "none.txt", "--out", tmp_path / "run"),
+        ("pretrain", "--data", latin, "--out", tmp_path / "run"),
+        ("pretrain", "--data", "x.txt", "--out", "/dev/null/run"),
+        ("pretrain", "--data", "x.txt", "--out", tmp_path / "run", "--preset", "huge"),
+    ):
+        result = cli(*arguments)
+        assert result.exit_code == 1, (arguments, result.stderr, result.exception)
+        last = result.stderr.splitlines()[-1]
+        assert last.startswith("error: "), arguments
+        assert "Traceback" not in result.stderr and result.stdout == "", arguments
+    assert not list(tmp_path.glob("*.png"))
+
+
+@pytest.mark.parametrize(
+    "arguments", [("noise", TEXT, "--file", "x.txt"), ("reconstruct",), ("nonsense",), ("noise", "--seed", "-1"), ("noise", "a", "b")]
+)
+def test_wrong_usage_is_exit_code_2(cli, arguments):
+    assert cli(*arguments).exit_code == 2
+
+
+def test_debug_shows_the_traceback(cli, tmp_path):
+    result = cli("--debug", "info", tmp_path)
+    assert result.exception is not None and "config.json is missing" in str(result.exception)
+
+
+def test_levels_take_several_values_and_leave_the_text_alone():
+    spread = spread_option(["--levels", "0.1", "0:1:0.5", "Some text", "--seed", "1"], "--levels")
+    assert spread == ["--levels=0.1", "--levels=0:1:0.5", "Some text", "--seed", "1"]
+    assert spread_option(["text", "--levels=0.3"], "--levels") == ["text", "--levels=0.3"]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_disk_is_one_line(model_folder):
+    command = [sys.executable, "-m", "bartleby", "noise", TEXT, "--model", str(model_folder)]
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert result.returncode == 1
+    assert "No space left on device" in result.stderr and "Traceback" not in result.stderr
