@@ -18,9 +18,18 @@ from bartleby.bart import new_bart
 from bartleby.cli import app
 from bartleby.tokenization import train_tokenizer
 
+torch.set_num_threads(1)  # the models here are too small to share out
+
 SUBJECTS = ("The dog", "A small cat", "My sister", "The old clerk", "Nobody", "Tom", "The children")
 VERBS = ("likes", "saw", "wants", "lost", "draws", "remembers")
-OBJECTS = ("the red house.", "a letter!", "two apples.", "the sea?", "“nothing at all”.", "some tea, please.")
+OBJECTS = (
+    "the red house.",
+    "a letter!",
+    "two apples.",
+    "the sea?",
+    "“nothing at all”.",
+    "some tea, please.",
+)
 TEXTS = [" ".join(words) for words in itertools.product(SUBJECTS, VERBS, OBJECTS)]
 WINDOW = 32
 

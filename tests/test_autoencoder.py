@@ -2,11 +2,17 @@ import dataclasses
 
 import pytest
 import torch
+from conftest import TEXTS, WINDOW
 
-from bartleby.autoencoder import DecodeSettings, Latents, effective_rank, fit_latent_statistics, fit_to_window
+from bartleby.autoencoder import (
+    DecodeSettings,
+    Latents,
+    effective_rank,
+    fit_latent_statistics,
+    fit_to_window,
+)
 from bartleby.errors import UserError
 from bartleby.tokenization import encode_texts
-from conftest import TEXTS, WINDOW
 
 MIXED = ["Tom.", "The children remembers the red house.", "My sister saw a letter!", "Nobody"]
 
@@ -41,7 +47,11 @@ def test_decoding_from_latents_is_barts_own_generation(autoencoder):
     ids = torch.tensor(encode_texts(autoencoder.tokenizer, [text]))
     limit = ids.shape[1] + ids.shape[1] // 4 + 8
     expected = autoencoder.bart.generate(
-        input_ids=ids, attention_mask=torch.ones_like(ids), max_length=min(limit, WINDOW), do_sample=False, num_beams=2
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        max_length=min(limit, WINDOW),
+        do_sample=False,
+        num_beams=2,
     )
     latents = autoencoder.encode_tokens(ids.tolist())
     assert autoencoder.decode_tokens(latents, DecodeSettings(num_beams=2)) == expected.tolist()
@@ -65,12 +75,16 @@ def test_normalised_latents_have_unit_variance_and_come_back(autoencoder, statis
 
 def test_statistics_do_not_depend_on_normalisation_already_present(autoencoder, statistics):
     normalised = dataclasses.replace(autoencoder, statistics=statistics)
-    assert torch.equal(fit_latent_statistics(normalised, TEXTS, source="tests").mean, statistics.mean)
+    assert torch.equal(
+        fit_latent_statistics(normalised, TEXTS, source="tests").mean, statistics.mean
+    )
 
 
 def test_decoding_with_and_without_normalisation_agrees(autoencoder, statistics):
     normalised = dataclasses.replace(autoencoder, statistics=statistics)
-    assert normalised.decode(normalised.encode(MIXED)) == autoencoder.decode(autoencoder.encode(MIXED))
+    assert normalised.decode(normalised.encode(MIXED)) == autoencoder.decode(
+        autoencoder.encode(MIXED)
+    )
 
 
 def test_effective_rank():
@@ -96,7 +110,9 @@ def test_fit_to_window_keeps_the_end_token():
     assert fit_to_window([0, 5, 2], 4) == [0, 5, 2]
 
 
-@pytest.mark.parametrize(("text", "message"), [("", "text 2 is blank"), (" \n", "blank"), ("word " * 100_000, "--split")])
+@pytest.mark.parametrize(
+    ("text", "message"), [("", "text 2 is blank"), (" \n", "blank"), ("word " * 100_000, "--split")]
+)
 def test_blank_and_enormous_texts_are_refused(autoencoder, text, message):
     with pytest.raises(UserError, match=message):
         autoencoder.encode(["fine", text])
@@ -105,5 +121,7 @@ def test_blank_and_enormous_texts_are_refused(autoencoder, text, message):
 def test_mask_reaches_the_decoder(autoencoder):
     """Rubbish in the padded columns changes nothing that is written."""
     latents = autoencoder.encode(MIXED)
-    noisy = torch.where(latents.mask[:, None], latents.values, torch.full_like(latents.values, 50.0))
+    noisy = torch.where(
+        latents.mask[:, None], latents.values, torch.full_like(latents.values, 50.0)
+    )
     assert autoencoder.decode(Latents(noisy, latents.mask)) == autoencoder.decode(latents)

@@ -28,7 +28,12 @@ def test_help_is_quick_and_names_every_command():
 
 def test_help_loads_no_heavy_library():
     code = "import bartleby.cli, sys; print([m for m in ('torch', 'transformers', 'matplotlib') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], check=True, capture_output=True, text=True
+        ).stdout.strip()
+        == "[]"
+    )
 
 
 def test_noise_prints_the_original_and_each_level(cli, model_folder):
@@ -36,7 +41,10 @@ def test_noise_prints_the_original_and_each_level(cli, model_folder):
     assert result.exit_code == 0
     lines = result.stdout.splitlines()
     assert lines[:2] == ["original", f"  {TEXT}"]
-    assert [line.split(" · ")[0] for line in lines if line.startswith("level")] == ["level 0.1", "level 1"]
+    assert [line.split(" · ")[0] for line in lines if line.startswith("level")] == [
+        "level 0.1",
+        "level 1",
+    ]
     assert max(map(len, lines)) <= 80
     assert "seed 0" in result.stderr and "greedy" in result.stderr
 
@@ -49,11 +57,16 @@ def test_noise_json_has_the_promised_fields(cli, model_folder):
 
 
 def test_noise_reads_standard_input_and_files(cli, model_folder, tmp_path):
-    assert "  Hello there." in cli("noise", "-", "--model", model_folder, input="Hello there.\n").stdout
+    assert (
+        "  Hello there."
+        in cli("noise", "-", "--model", model_folder, input="Hello there.\n").stdout
+    )
     path = tmp_path / "texts.txt"
     path.write_text("One text.\nAnother text.\n")
     plot = tmp_path / "curve.png"
-    result = cli("noise", "--file", path, "--levels", "0:1:0.5", "--plot", plot, "--model", model_folder)
+    result = cli(
+        "noise", "--file", path, "--levels", "0:1:0.5", "--plot", plot, "--model", model_folder
+    )
     assert result.exit_code == 0, result.stderr
     assert [line.split()[0] for line in result.stdout.splitlines()] == ["level", "0", "0.5", "1"]
     assert plot.read_bytes().startswith(b"\x89PNG")
@@ -69,8 +82,15 @@ def test_reconstruct_json_is_in_the_order_of_the_texts(cli, model_folder, tmp_pa
 
 
 def test_reconstruct_reads_standard_input_and_prints_buckets(cli, model_folder):
-    result = cli("reconstruct", "-", "--model", model_folder, input="One two.\n" + "word " * 12 + "\n")
-    assert [line.split()[0] for line in result.stdout.splitlines()[:4]] == ["words", "1-9", "10-50", "all"]
+    result = cli(
+        "reconstruct", "-", "--model", model_folder, input="One two.\n" + "word " * 12 + "\n"
+    )
+    assert [line.split()[0] for line in result.stdout.splitlines()[:4]] == [
+        "words",
+        "1-9",
+        "10-50",
+        "all",
+    ]
 
 
 def test_info(cli, model_folder):
@@ -117,7 +137,14 @@ def test_errors_are_one_line_with_exit_code_1(cli, model_folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "arguments", [("noise", TEXT, "--file", "x.txt"), ("reconstruct",), ("nonsense",), ("noise", "--seed", "-1"), ("noise", "a", "b")]
+    "arguments",
+    [
+        ("noise", TEXT, "--file", "x.txt"),
+        ("reconstruct",),
+        ("nonsense",),
+        ("noise", "--seed", "-1"),
+        ("noise", "a", "b"),
+    ],
 )
 def test_wrong_usage_is_exit_code_2(cli, arguments):
     assert cli(*arguments).exit_code == 2

@@ -97,7 +97,13 @@ def test_detokenise(tokens, text):
 
 
 def test_wikitext_is_recognised_and_its_headings_left_out():
-    lines = [" = Title = ", "A well @-@ known thing .", " = = Part = = ", "It is 1 @.@ 5 m .", "Plain @-@ text ."]
+    lines = [
+        " = Title = ",
+        "A well @-@ known thing .",
+        " = = Part = = ",
+        "It is 1 @.@ 5 m .",
+        "Plain @-@ text .",
+    ]
     lines = [line.strip() for line in lines]
     assert is_wikitext(lines)
     assert clean_wikitext(lines) == ["A well-known thing.", "It is 1.5 m.", "Plain-text."]

@@ -1,11 +1,11 @@
 import numpy as np
 import torch
+from conftest import TEXTS, WINDOW
 
 from bartleby.bart import new_bart
 from bartleby.corruption import infill, permute_sentences
 from bartleby.denoising import Corruption, DenoisingBatches, denoising_loss, noised
 from bartleby.tokenization import encode_texts
-from conftest import TEXTS, WINDOW
 
 MASK = -1
 
@@ -27,7 +27,9 @@ def test_infill_of_short_and_empty_texts():
     rng = np.random.default_rng(0)
     for length in (0, 1, 2, 3):
         for _ in range(50):
-            corrupted, masked = infill(np.arange(length), mask_id=MASK, share=0.3, mean_span=3.0, rng=rng)
+            corrupted, masked = infill(
+                np.arange(length), mask_id=MASK, share=0.3, mean_span=3.0, rng=rng
+            )
             assert len(masked) == length
             assert corrupted[corrupted != MASK].tolist() == np.arange(length)[~masked].tolist()
 
@@ -46,13 +48,19 @@ def test_permute_sentences_moves_whole_sentences():
 
 def _batch(tokenizer, seed, corruption=None):
     sequences = [np.array(ids) for ids in encode_texts(tokenizer, TEXTS[:6])]
-    return DenoisingBatches(tokenizer, corruption or Corruption(), window=WINDOW).make(sequences, seed=(seed,))
+    return DenoisingBatches(tokenizer, corruption or Corruption(), window=WINDOW).make(
+        sequences, seed=(seed,)
+    )
 
 
 def test_same_seed_same_batch_other_seed_other_batch(tokenizer):
     first, again, other = _batch(tokenizer, 1), _batch(tokenizer, 1), _batch(tokenizer, 2)
-    assert torch.equal(first.decoder_ids, again.decoder_ids) and torch.equal(first.source_ids, again.source_ids)
-    assert torch.equal(first.noise_level, again.noise_level) and first.noise_seed == again.noise_seed
+    assert torch.equal(first.decoder_ids, again.decoder_ids) and torch.equal(
+        first.source_ids, again.source_ids
+    )
+    assert (
+        torch.equal(first.noise_level, again.noise_level) and first.noise_seed == again.noise_seed
+    )
     assert not torch.equal(first.noise_level, other.noise_level)
 
 
@@ -73,14 +81,19 @@ def test_noise_is_in_standard_deviations_of_real_tokens():
     latents[:, 150:] = 1e6  # padding must not enter the deviation
     noise = noised(latents, mask, level=torch.tensor([0.0, 0.5, 1.0, 2.0]), seed=0) - latents
     measured = noise[:, :150].std(dim=1) / torch.tensor([1.0, 10.0, 0.1])
-    assert torch.allclose(measured, torch.tensor([0.0, 0.5, 1.0, 2.0])[:, None].expand(4, 3), rtol=0.2)
+    assert torch.allclose(
+        measured, torch.tensor([0.0, 0.5, 1.0, 2.0])[:, None].expand(4, 3), rtol=0.2
+    )
 
 
 def test_loss_ignores_padding(tokenizer):
     bart = new_bart(tokenizer, architecture="tiny", window=WINDOW, seed=0)
     plain = Corruption(infilled=0, permuted=0, random_tokens=0, decoder_mask=0, latent_noise=0)
     maker = DenoisingBatches(tokenizer, plain, window=WINDOW)
-    ids = [np.array(sequence) for sequence in encode_texts(tokenizer, ["Tom.", "The children remembers the red house."])]
+    ids = [
+        np.array(sequence)
+        for sequence in encode_texts(tokenizer, ["Tom.", "The children remembers the red house."])
+    ]
     alone = [maker.make([sequence], seed=(0,)) for sequence in ids]
     together = maker.make(ids, seed=(0,))
     weighted = sum(denoising_loss(bart, batch) * batch.tokens for batch in alone) / together.tokens

@@ -3,7 +3,13 @@ import shutil
 
 import pytest
 import torch
-from transformers import AutoModelForSeq2SeqLM, BartConfig, BartForConditionalGeneration, GPT2Config, T5Config
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    BartConfig,
+    BartForConditionalGeneration,
+    GPT2Config,
+    T5Config,
+)
 
 from bartleby.autoencoder import STATISTICS_FILE
 from bartleby.errors import UserError
@@ -19,13 +25,17 @@ def folder(model_folder, tmp_path):
 def test_loads_what_save_pretrained_wrote(model_folder, autoencoder):
     loaded = load_autoencoder(model_folder)
     latents = loaded.encode(["The dog likes tea."])
-    assert torch.allclose(latents.values, autoencoder.encode(["The dog likes tea."]).values, atol=1e-5)
+    assert torch.allclose(
+        latents.values, autoencoder.encode(["The dog likes tea."]).values, atol=1e-5
+    )
     assert loaded.window == 32
     assert type(AutoModelForSeq2SeqLM.from_pretrained(model_folder)) is BartForConditionalGeneration
 
 
 def test_generation_defaults_of_a_hub_model_do_not_leak_in(folder, autoencoder):
-    (folder / "generation_config.json").write_text(json.dumps({"num_beams": 4, "no_repeat_ngram_size": 3, "max_length": 5}))
+    (folder / "generation_config.json").write_text(
+        json.dumps({"num_beams": 4, "no_repeat_ngram_size": 3, "max_length": 5})
+    )
     loaded, texts = load_autoencoder(folder), ["The children remembers the red house."]
     assert loaded.decode(loaded.encode(texts)) == autoencoder.decode(autoencoder.encode(texts))
 
@@ -39,7 +49,9 @@ def test_window_follows_the_model_and_the_wish(model_folder):
 def test_statistics_beside_the_model_are_used(folder, statistics):
     (folder / STATISTICS_FILE).write_text(json.dumps(statistics.to_json()))
     assert torch.allclose(load_autoencoder(folder).statistics.mean, statistics.mean)
-    (folder / STATISTICS_FILE).write_text(json.dumps({**statistics.to_json(), "mean": [0.0], "std": [1.0]}))
+    (folder / STATISTICS_FILE).write_text(
+        json.dumps({**statistics.to_json(), "mean": [0.0], "std": [1.0]})
+    )
     with pytest.raises(UserError, match="1 channels"):
         load_autoencoder(folder)
     (folder / STATISTICS_FILE).write_text("{")
@@ -61,7 +73,12 @@ def _write_config(folder, config):
         (lambda f: (f / "model.safetensors").write_bytes(b"rubbish"), "damaged"),
         (lambda f: _cut(f / "model.safetensors"), "damaged"),
         (lambda f: (f / "model.safetensors").unlink(), "cannot be loaded"),
-        (lambda f: _write_config(f, BartConfig(d_model=32, encoder_attention_heads=2, decoder_attention_heads=2)), "cannot"),
+        (
+            lambda f: _write_config(
+                f, BartConfig(d_model=32, encoder_attention_heads=2, decoder_attention_heads=2)
+            ),
+            "cannot",
+        ),
     ],
 )
 def test_unusable_folders_are_named_in_one_line(folder, spoil, message):

@@ -3,11 +3,11 @@ import math
 
 import pytest
 import torch
+from conftest import TEXTS
 
 from bartleby.errors import UserError
 from bartleby.evaluation.text import bleu, token_accuracy
 from bartleby.noise import curve, noise_experiment, parse_levels, sample_noise
-from conftest import TEXTS
 
 
 def run(autoencoder, texts, levels, **options):
@@ -72,7 +72,9 @@ def test_parse_levels():
     assert parse_levels(["0:2:0.1"])[-1] == 2.0
 
 
-@pytest.mark.parametrize("value", ["abc", "1:2", "0:1:0", "1:0:0.1", "0:1:-0.1", "0:inf:1", "nan:1:1", "0:1e9:0.1", ""])
+@pytest.mark.parametrize(
+    "value", ["abc", "1:2", "0:1:0", "1:0:0.1", "0:1:-0.1", "0:inf:1", "nan:1:1", "0:1e9:0.1", ""]
+)
 def test_bad_ranges(value):
     with pytest.raises(UserError, match="noise"):
         parse_levels([value])

@@ -10,6 +10,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from conftest import TEXTS
 from safetensors.torch import load_file
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
@@ -19,10 +20,11 @@ from bartleby.errors import UserError
 from bartleby.loading import load_autoencoder
 from bartleby.pretrain import PRESETS, learning_rate, pretrain
 from bartleby.pretrain_run import configure, verdict
-from conftest import TEXTS
 
 STEPS = 12
-CONFIG = dataclasses.replace(PRESETS["tiny"], steps=STEPS, checkpoint_minutes=0.0)  # saves after every step
+CONFIG = dataclasses.replace(
+    PRESETS["tiny"], steps=STEPS, checkpoint_minutes=0.0
+)  # saves after every step
 
 
 def quiet(message: str) -> None:
@@ -50,7 +52,9 @@ def undisturbed(tmp_path_factory):
 
 
 def test_loss_falls(tmp_path):
-    losses = [state.loss for state in train(tmp_path, dataclasses.replace(PRESETS["tiny"], steps=60))]
+    losses = [
+        state.loss for state in train(tmp_path, dataclasses.replace(PRESETS["tiny"], steps=60))
+    ]
     assert np.mean(losses[-10:]) < np.mean(losses[:10]) - 0.5
 
 
@@ -71,7 +75,9 @@ def test_a_resumed_run_ends_with_the_same_weights(tmp_path, undisturbed):
     assert same(weights(checkpoint_folder(tmp_path, STEPS)), undisturbed[0])
 
 
-@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors", "training_state.json"])
+@pytest.mark.parametrize(
+    "file", ["model.safetensors", "optimizer.safetensors", "training_state.json"]
+)
 def test_a_damaged_checkpoint_is_said_and_the_one_before_used(tmp_path, undisturbed, file):
     train(tmp_path, stop_after=5)
     path = checkpoint_folder(tmp_path, 5) / file
@@ -95,9 +101,13 @@ def test_a_longer_run_goes_on_from_the_constant_part(tmp_path):
     assert [state.step for state in states] == list(range(6, 21))
 
 
-def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_checkpoint(tmp_path, monkeypatch):
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_checkpoint(
+    tmp_path, monkeypatch
+):
     train(tmp_path, stop_after=3)
-    monkeypatch.setattr("bartleby.pretrain.denoising_loss", lambda bart, batch: torch.tensor(float("nan")))
+    monkeypatch.setattr(
+        "bartleby.pretrain.denoising_loss", lambda bart, batch: torch.tensor(float("nan"))
+    )
     with pytest.raises(UserError, match="loss is nan at step 4"):
         train(tmp_path)
     assert checkpoint_folder(tmp_path, 3).exists() and not checkpoint_folder(tmp_path, 4).exists()
@@ -105,7 +115,10 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_checkpoint(tm
 
 def test_checkpoints_are_ordinary_models_and_only_two_are_kept(tmp_path):
     train(tmp_path, stop_after=4)
-    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-00000003", "step-00000004"]
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == [
+        "step-00000003",
+        "step-00000004",
+    ]
     folder = checkpoint_folder(tmp_path, 4)
     assert AutoModelForSeq2SeqLM.from_pretrained(folder).config.model_type == "bart"
     assert AutoTokenizer.from_pretrained(folder).mask_token == "<mask>"
@@ -113,7 +126,9 @@ def test_checkpoints_are_ordinary_models_and_only_two_are_kept(tmp_path):
 
 
 def test_learning_rate_warms_up_stays_and_decays():
-    config = dataclasses.replace(CONFIG, steps=100, warmup_steps=10, decay_share=0.2, learning_rate=1.0)
+    config = dataclasses.replace(
+        CONFIG, steps=100, warmup_steps=10, decay_share=0.2, learning_rate=1.0
+    )
     rates = [learning_rate(config, step) for step in range(100)]
     assert rates[0] == pytest.approx(0.1) and rates[9:81] == [1.0] * 72
     assert rates[99] == pytest.approx(0.05) and min(rates) > 0
@@ -140,7 +155,9 @@ def test_verdicts():
     assert verdict(0.999, 100.0, 256).startswith("good")
 
 
-@pytest.mark.parametrize("changes", [{"window": 4}, {"steps": 0}, {"tokens_per_batch": 8}, {"vocabulary": 10}])
+@pytest.mark.parametrize(
+    "changes", [{"window": 4}, {"steps": 0}, {"tokens_per_batch": 8}, {"vocabulary": 10}]
+)
 def test_impossible_settings(changes):
     with pytest.raises(UserError):
         dataclasses.replace(PRESETS["tiny"], **changes)
@@ -153,7 +170,19 @@ def test_unknown_preset():
 
 def test_the_command_leaves_a_model_that_every_command_accepts(cli, corpus_file, tmp_path):
     run = tmp_path / "run"
-    result = cli("pretrain", "--preset", "tiny", "--data", corpus_file, "--out", run, "--steps", 30, "--validate-every", 10)
+    result = cli(
+        "pretrain",
+        "--preset",
+        "tiny",
+        "--data",
+        corpus_file,
+        "--out",
+        run,
+        "--steps",
+        30,
+        "--validate-every",
+        10,
+    )
     assert result.exit_code == 0, result.stderr
     assert "free-running token accuracy" in result.stdout
     autoencoder = load_autoencoder(run / "model")
@@ -167,7 +196,16 @@ def test_the_command_leaves_a_model_that_every_command_accepts(cli, corpus_file,
 @pytest.mark.slow
 def test_killed_twenty_times_it_ends_with_the_same_weights(tmp_path, corpus_file):
     steps = 400
-    command = [sys.executable, "-m", "bartleby", "pretrain", "--preset", "tiny", "--data", str(corpus_file)]
+    command = [
+        sys.executable,
+        "-m",
+        "bartleby",
+        "pretrain",
+        "--preset",
+        "tiny",
+        "--data",
+        str(corpus_file),
+    ]
     command += ["--steps", str(steps), "--save-every", "0.01"]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     subprocess.run([*command, "--out", tmp_path / "calm"], check=True, env=environment)
@@ -188,6 +226,9 @@ def test_killed_twenty_times_it_ends_with_the_same_weights(tmp_path, corpus_file
 def _wait_for_progress(process, run, rng):
     """Until a checkpoint or two more are there, and then a random moment longer."""
     before = {path.name for path in (run / "checkpoints").glob("step-*")}
-    while process.poll() is None and {path.name for path in (run / "checkpoints").glob("step-*")} == before:
+    while (
+        process.poll() is None
+        and {path.name for path in (run / "checkpoints").glob("step-*")} == before
+    ):
         time.sleep(0.01)
     time.sleep(rng.uniform(0, 0.5))

@@ -22,14 +22,21 @@ def test_any_text_survives_tokenising(tokenizer, text):
 
 
 def test_ids_are_barts(tokenizer):
-    ids = [tokenizer.bos_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id]
+    ids = [
+        tokenizer.bos_token_id,
+        tokenizer.pad_token_id,
+        tokenizer.eos_token_id,
+        tokenizer.unk_token_id,
+    ]
     assert ids == [0, 1, 2, 3]
     assert tokenizer.mask_token_id == len(tokenizer) - 1
 
 
 def test_saved_tokenizer_loads_as_any_hub_tokenizer(tokenizer, tmp_path):
     tokenizer.save_pretrained(tmp_path)
-    assert encode_texts(AutoTokenizer.from_pretrained(tmp_path), HARD) == encode_texts(tokenizer, HARD)
+    assert encode_texts(AutoTokenizer.from_pretrained(tmp_path), HARD) == encode_texts(
+        tokenizer, HARD
+    )
 
 
 def test_content_stops_at_the_first_end_token(tokenizer):
@@ -39,13 +46,25 @@ def test_content_stops_at_the_first_end_token(tokenizer):
 
 def test_split_sentences():
     text = 'He left. "Why?" she asked. (Nobody knew.) It cost 3.50 euros!'
-    assert split_sentences(text) == ["He left.", '"Why?"', "she asked.", "(Nobody knew.)", "It cost 3.50 euros!"]
+    assert split_sentences(text) == [
+        "He left.",
+        '"Why?"',
+        "she asked.",
+        "(Nobody knew.)",
+        "It cost 3.50 euros!",
+    ]
 
 
 @pytest.mark.parametrize("window", [8, 12, 32])
 def test_passages_fit_the_window_and_lose_nothing(tokenizer, window):
     long_word = "x" * 100
-    texts = ["Short.", "The dog likes tea. " * 20, "word " * 60, long_word, f"Then {long_word} and 😀😀😀😀😀😀😀😀."]
+    texts = [
+        "Short.",
+        "The dog likes tea. " * 20,
+        "word " * 60,
+        long_word,
+        f"Then {long_word} and 😀😀😀😀😀😀😀😀.",
+    ]
     for text in texts:
         cut = list(passages(tokenizer, [text], window=window))
         assert max(len(ids) for ids in encode_texts(tokenizer, cut)) <= window

@@ -26,7 +26,9 @@ from bartleby.tokenization import decode_ids, encode_texts, passages
 
 STATISTICS_FILE = "latent_statistics.json"
 TOKENS_PER_BATCH = 8192
-MAX_TRUNCATED_WINDOWS = 100  # a longer text would lose 99% of itself: that is a mistake, not a truncation
+MAX_TRUNCATED_WINDOWS = (
+    100  # a longer text would lose 99% of itself: that is a mistake, not a truncation
+)
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,11 @@ class DecodeSettings:
     length_penalty: float = 1.0
 
     def __str__(self) -> str:
-        search = "greedy" if self.num_beams == 1 else f"{self.num_beams} beams, length penalty {self.length_penalty}"
+        search = (
+            "greedy"
+            if self.num_beams == 1
+            else f"{self.num_beams} beams, length penalty {self.length_penalty}"
+        )
         return f"{search}, repetition penalty {self.repetition_penalty}, no-repeat n-gram {self.no_repeat_ngram_size}"
 
 
@@ -141,8 +147,8 @@ class Autoencoder:
         too_long = sum(len(sequence) > self.window for sequence in sequences)
         if too_long:
             say(
-                f"{too_long:,} of {len(texts):,} texts have more than {self.window} tokens (up to {len(sequences[longest]):,}) "
-                "and are truncated; --split cuts them into passages instead"
+                f"{too_long:,} of {len(texts):,} texts have more than {self.window} tokens "
+                f"(up to {len(sequences[longest]):,}) and are truncated; --split cuts them into passages"
             )
         return [fit_to_window(sequence, self.window) for sequence in sequences]
 
@@ -156,7 +162,9 @@ class Autoencoder:
         ids, mask = pad(sequences, self.tokenizer.pad_token_id)
         ids, mask = ids.to(self.device), mask.to(self.device)
         with autocast(self.device, self.dtype):
-            hidden = self.bart.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state  # [B, L, C]
+            hidden = self.bart.get_encoder()(
+                input_ids=ids, attention_mask=mask
+            ).last_hidden_state  # [B, L, C]
         values = hidden.float().transpose(1, 2) * mask[:, None]  # [B, C, L]
         latents = Latents(values, mask.bool())
         return self.statistics.normalise(latents) if self.statistics else latents
@@ -183,16 +191,23 @@ class Autoencoder:
         return Latents(values, mask)
 
     @torch.inference_mode()
-    def decode_tokens(self, latents: Latents, settings: DecodeSettings = DecodeSettings()) -> list[list[int]]:
+    def decode_tokens(
+        self, latents: Latents, settings: DecodeSettings = DecodeSettings()
+    ) -> list[list[int]]:
         """What the decoder writes for one batch of latents: token ids, starting with the decoder's start token."""
         if self.statistics:
             latents = self.statistics.denormalise(latents)
         lengths = latents.mask.sum(dim=1).tolist()
-        limits = [min(length + length // 4 + 8, self.bart.config.max_position_embeddings) for length in lengths]
+        limits = [
+            min(length + length // 4 + 8, self.bart.config.max_position_embeddings)
+            for length in lengths
+        ]
         with autocast(self.device, self.dtype):
             sequences = self.bart.generate(
                 # A fresh output object each call: beam search rebinds its field in place.
-                encoder_outputs=BaseModelOutput(last_hidden_state=latents.values.transpose(1, 2).contiguous()),
+                encoder_outputs=BaseModelOutput(
+                    last_hidden_state=latents.values.transpose(1, 2).contiguous()
+                ),
                 attention_mask=latents.mask.long(),
                 generation_config=GenerationConfig(
                     **dataclasses.asdict(settings),
@@ -272,5 +287,7 @@ def read_statistics(folder: Path, channels: int) -> LatentStatistics | None:
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"'{path}' is damaged: {error}") from None
     if len(statistics.mean) != channels or len(statistics.std) != channels:
-        raise UserError(f"'{path}' has {len(statistics.mean)} channels, the model beside it {channels}")
+        raise UserError(
+            f"'{path}' has {len(statistics.mean)} channels, the model beside it {channels}"
+        )
     return statistics

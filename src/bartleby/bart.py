@@ -11,13 +11,21 @@ from transformers import BartConfig, BartForConditionalGeneration, PreTrainedTok
 ARCHITECTURES = {
     "nano": {"width": 256, "encoder_layers": 4, "decoder_layers": 4, "heads": 4, "ffn": 1024},
     "wide": {"width": 768, "encoder_layers": 2, "decoder_layers": 2, "heads": 12, "ffn": 1536},
-    "tiny": {"width": 64, "encoder_layers": 1, "decoder_layers": 1, "heads": 2, "ffn": 128},  # for tests
+    "tiny": {
+        "width": 64,
+        "encoder_layers": 1,
+        "decoder_layers": 1,
+        "heads": 2,
+        "ffn": 128,
+    },  # for tests
 }
 POSITION_TO_TOKEN_SCALE = 2.0
 ATTENTION_SHARPNESS = 1.5
 
 
-def new_bart(tokenizer: PreTrainedTokenizerBase, *, architecture: str, window: int, seed: int) -> BartForConditionalGeneration:
+def new_bart(
+    tokenizer: PreTrainedTokenizerBase, *, architecture: str, window: int, seed: int
+) -> BartForConditionalGeneration:
     """An untrained BART of one of `ARCHITECTURES`, its cross-attention aligned so that it can copy."""
     sizes = ARCHITECTURES[architecture]
     config = BartConfig(

@@ -10,7 +10,9 @@ import torch
 POOL_BATCHES = 64  # lengths are sorted within this many batches' worth of randomly drawn sequences
 
 
-def plan_epoch(lengths: np.ndarray, *, tokens_per_batch: int, rng: np.random.Generator) -> list[np.ndarray]:
+def plan_epoch(
+    lengths: np.ndarray, *, tokens_per_batch: int, rng: np.random.Generator
+) -> list[np.ndarray]:
     """Indices of every sequence once, in batches of similar length with at most `tokens_per_batch` padded positions.
 
     lengths: [n].  The order of batches, and which sequences meet in one, are random.
@@ -25,8 +27,10 @@ def plan_epoch(lengths: np.ndarray, *, tokens_per_batch: int, rng: np.random.Gen
     return [batches[index] for index in rng.permutation(len(batches))]
 
 
-def cut_by_tokens(indices: np.ndarray, lengths: np.ndarray, tokens_per_batch: int) -> Iterator[np.ndarray]:
-    """`indices`, sorted by length ascending, cut so that count x longest <= tokens_per_batch (one sequence at least)."""
+def cut_by_tokens(
+    indices: np.ndarray, lengths: np.ndarray, tokens_per_batch: int
+) -> Iterator[np.ndarray]:
+    """`indices`, sorted by length, cut so that count x longest <= tokens_per_batch (one at least)."""
     start = 0
     for end in range(1, len(indices) + 1):
         if end == len(indices) or (end + 1 - start) * lengths[indices[end]] > tokens_per_batch:
@@ -34,7 +38,9 @@ def cut_by_tokens(indices: np.ndarray, lengths: np.ndarray, tokens_per_batch: in
             start = end
 
 
-def pad(sequences: Sequence[Sequence[int] | np.ndarray], padding: int) -> tuple[torch.Tensor, torch.Tensor]:
+def pad(
+    sequences: Sequence[Sequence[int] | np.ndarray], padding: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids [B, L] padded on the right, and the mask [B, L] that is 1 at real tokens."""
     longest = max(len(sequence) for sequence in sequences)
     ids = np.full((len(sequences), longest), padding, dtype=np.int64)

@@ -19,6 +19,11 @@ from safetensors.torch import load_file, save_file
 
 from bartleby.errors import UserError
 
+
+class DamagedCheckpointError(UserError):
+    """A checkpoint that cannot be read; the one before it may still be good."""
+
+
 KEEP = 2  # the newest, and the one before in case the newest is damaged
 
 
@@ -52,7 +57,9 @@ def write_json(path: Path, value: object) -> None:
     """`value` as indented JSON, written aside and renamed."""
     temporary = path.with_name(f".{path.name}.partial")
     try:
-        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.write_text(
+            json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
@@ -87,28 +94,48 @@ def save_training_state(folder: Path, optimizer: torch.optim.Optimizer, state: d
 
 def load_training_state(folder: Path, optimizer: torch.optim.Optimizer) -> dict:
     """Restores `optimizer` and returns the JSON object that was saved beside it."""
-    state = read_json(folder / "training_state.json")
     try:
-        tensors = load_file(folder / "optimizer.safetensors")
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"'{folder / 'optimizer.safetensors'}' is missing or damaged: {error}") from None
+        state = read_json(folder / "training_state.json")
+    except UserError as error:
+        raise DamagedCheckpointError(str(error)) from None
     moments: dict[int, dict[str, torch.Tensor]] = {}
-    for key, tensor in tensors.items():
+    for key, tensor in load_tensors(folder / "optimizer.safetensors").items():
         index, name = key.split(".", 1)
         moments.setdefault(int(index), {})[name] = tensor
-    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+    optimizer.load_state_dict(
+        {"state": moments, "param_groups": optimizer.state_dict()["param_groups"]}
+    )
     return state
 
 
-def newest_checkpoint(run: Path, load: Callable[[Path], None], say: Callable[[str], None]) -> Path | None:
-    """The newest checkpoint that `load` accepts; a damaged one is said and the one before it tried."""
-    for folder in sorted((run / "checkpoints").glob("step-*"), reverse=True):
+def load_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file; DamagedCheckpointError if it is missing or damaged."""
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise DamagedCheckpointError(f"'{path}' is missing or damaged: {error}") from None
+
+
+def load_newest_checkpoint(
+    run: Path, load: Callable[[Path], None], say: Callable[[str], None]
+) -> Path | None:
+    """The newest checkpoint that `load` can read; None if there is none at all.
+
+    A damaged one is said and the one before it tried. Raises UserError if all are damaged: starting
+    over would throw away what might still be rescued.
+    """
+    folders = sorted((run / "checkpoints").glob("step-*"), reverse=True)
+    for folder in folders:
         try:
             load(folder)
-        except UserError as error:
-            say(f"checkpoint {folder.name} cannot be used ({error}); trying the one before")
+        except DamagedCheckpointError as error:
+            say(f"checkpoint {folder.name} cannot be used ({error})")
             continue
         return folder
+    if folders:
+        raise UserError(
+            f"no checkpoint in '{run / 'checkpoints'}' can be read; remove that folder to start over"
+        )
     return None
 
 

@@ -23,7 +23,11 @@ class Commands(TyperGroup):
                 raise
             if isinstance(error, BrokenPipeError):
                 raise typer.Exit(1) from None
-            message = str(error) if isinstance(error, UserError) else f"{error.strerror}: {error.filename or 'output'}"
+            message = (
+                str(error)
+                if isinstance(error, UserError)
+                else f"{error.strerror}: {error.filename or 'output'}"
+            )
             typer.echo("error: " + " ".join(message.split()), err=True)
             raise typer.Exit(1) from None
 
@@ -71,12 +75,20 @@ app = typer.Typer(
 )
 
 Model = Annotated[
-    str | None, typer.Option(metavar="NAME_OR_FOLDER", help="A BART: hub name or folder. Default: the bundled nano.")
+    str | None,
+    typer.Option(
+        metavar="NAME_OR_FOLDER", help="A BART: hub name or folder. Default: the bundled nano."
+    ),
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of all randomness.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")]
-Window = Annotated[int | None, typer.Option(help="Tokens a text may have. Default: 128, or less if the model has less.")]
-Split = Annotated[bool, typer.Option("--split", help="Cut long texts into passages instead of truncating them.")]
+Window = Annotated[
+    int | None,
+    typer.Option(help="Tokens a text may have. Default: 128, or less if the model has less."),
+]
+Split = Annotated[
+    bool, typer.Option("--split", help="Cut long texts into passages instead of truncating them.")
+]
 Column = Annotated[str, typer.Option(help="Field of .jsonl or column of .csv that holds the text.")]
 Beams = Annotated[int, typer.Option(min=1, max=64, help="Beams of the decoder; 1 is greedy.")]
 
@@ -93,12 +105,26 @@ def main(
 
 @app.command(cls=SpacedLevels)
 def noise(
-    text: Annotated[str | None, typer.Argument(help="Text to noise; '-' reads standard input. Default: a pangram.")] = None,
-    levels: Annotated[list[str], typer.Option(help="Noise levels: numbers or ranges first:last:step.")] = ["0.1", "0.5", "1.0"],  # noqa: B006
-    file: Annotated[Path | None, typer.Option(help="Run over every text of a file and print the curve.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Write the curve as a picture (.png, .svg, .pdf).")] = None,
-    relative: Annotated[bool, typer.Option("--relative", help="Levels in standard deviations of the latents.")] = False,
-    limit: Annotated[int | None, typer.Option(min=1, help="Use only the first N texts of --file.")] = None,
+    text: Annotated[
+        str | None,
+        typer.Argument(help="Text to noise; '-' reads standard input. Default: a pangram."),
+    ] = None,
+    levels: Annotated[
+        list[str] | None,
+        typer.Option(help="Numbers or ranges first:last:step. Default: 0.1 0.5 1.0."),
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option(help="Run over every text of a file and print the curve.")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Write the curve as a picture (.png, .svg, .pdf).")
+    ] = None,
+    relative: Annotated[
+        bool, typer.Option("--relative", help="Levels in standard deviations of the latents.")
+    ] = False,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Use only the first N texts of --file.")
+    ] = None,
     beams: Beams = 1,
     column: Column = "text",
     split: Split = False,
@@ -112,29 +138,31 @@ def noise(
     Example: bartleby noise "It was a bright cold day in April." --levels 0.1 0.5 1.0
     """
     from bartleby.autoencoder import DecodeSettings
-    from bartleby.console import check_writable, say, track
+    from bartleby.console import check_plot_path, say, track
     from bartleby.loading import load_autoencoder
-    from bartleby.noise import PANGRAM, curve, noise_experiment, parse_levels
+    from bartleby.noise import PANGRAM, PUBLISHED_LEVELS, curve, noise_experiment, parse_levels
     from bartleby.reports import noise_report, print_curve
 
     if text is not None and file is not None:
         raise typer.BadParameter("give a TEXT or --file, not both")
-    numbers = parse_levels(levels)
+    numbers = parse_levels(levels) if levels else list(PUBLISHED_LEVELS)
     if plot:
-        check_writable(plot)
+        check_plot_path(plot)
     texts = _texts(text if text is not None else PANGRAM, file, column, limit)
     autoencoder = load_autoencoder(model, window=window)
     texts = autoencoder.split(texts) if split else texts
     settings = DecodeSettings(num_beams=beams)
     say(f"model {autoencoder.name} · seed {seed} · decoding {settings}")
-    results = noise_experiment(autoencoder, texts, numbers, relative=relative, seed=seed, settings=settings, say=say)
+    results = noise_experiment(
+        autoencoder, texts, numbers, relative=relative, seed=seed, settings=settings, say=say
+    )
     results = list(track(results, "noise", total=len(texts) * len(numbers)))
     noise_report(results, as_json=json, many=len(texts) > 1)
     if plot:
         from bartleby.plots import plot_noise_curve
 
-        title = f"What {Path(autoencoder.name).name}'s decoder reads through noise ({len(texts):,} text{'s' * (len(texts) > 1)})"
-        plot_noise_curve(curve(results), plot, title=title, relative=relative)
+        name = Path(autoencoder.name).name
+        plot_noise_curve(curve(results), plot, model=name, texts=len(texts), relative=relative)
         say(f"plot saved: {plot}")
     elif len(texts) > 1 and json:
         print_curve(curve(results), to=say)
@@ -142,8 +170,15 @@ def noise(
 
 @app.command()
 def reconstruct(
-    source: Annotated[str, typer.Argument(metavar="FILE|-", help="Texts, one a line or row; '-' reads standard input.")],
-    show: Annotated[int, typer.Option(min=0, help="How many imperfect reconstructions to print.")] = 3,
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE|-", help="Texts, one a line or row; '-' reads standard input."
+        ),
+    ],
+    show: Annotated[
+        int, typer.Option(min=0, help="How many imperfect reconstructions to print.")
+    ] = 3,
     limit: Annotated[int | None, typer.Option(min=1, help="Use only the first N texts.")] = None,
     beams: Beams = 1,
     column: Column = "text",
@@ -165,18 +200,30 @@ def reconstruct(
     from bartleby.loading import load_autoencoder
     from bartleby.reports import reconstruction_report
 
-    texts = _texts("-", None, column, limit) if source == "-" else _texts(None, Path(source), column, limit)
+    texts = (
+        _texts("-", None, column, limit)
+        if source == "-"
+        else _texts(None, Path(source), column, limit)
+    )
     autoencoder = load_autoencoder(model, window=window)
     texts = autoencoder.split(texts) if split else texts
     settings = DecodeSettings(num_beams=beams)
     say(f"model {autoencoder.name} · {len(texts):,} texts · decoding {settings}")
-    results = dict(track(reconstruct_texts(autoencoder, texts, settings, say=say), "reconstruct", total=len(texts)))
+    results = dict(
+        track(
+            reconstruct_texts(autoencoder, texts, settings, say=say),
+            "reconstruct",
+            total=len(texts),
+        )
+    )
     reconstruction_report([results[index] for index in range(len(texts))], as_json=json, show=show)
 
 
 @app.command()
 def info(
-    model: Annotated[str | None, typer.Argument(help="A BART: hub name or folder. Default: the bundled nano.")] = None,
+    model: Annotated[
+        str | None, typer.Argument(help="A BART: hub name or folder. Default: the bundled nano.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Say what a model is: sizes, window, shape and statistics of its latents, where it is stored."""
@@ -201,11 +248,20 @@ def demo(
 
 @app.command()
 def pretrain(
-    data: Annotated[list[str], typer.Option(help="File, folder or Hugging Face dataset; may be repeated.")],
+    data: Annotated[
+        list[str], typer.Option(help="File, folder or Hugging Face dataset; may be repeated.")
+    ],
     out: Annotated[Path, typer.Option(help="Run folder: checkpoints, log and the finished model.")],
-    preset: Annotated[str, typer.Option(help="nano (256 wide), wide (768 wide) or tiny (for tests).")] = "nano",
-    steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps. Default: the preset's.")] = None,
-    decay: Annotated[float | None, typer.Option(help="Share of the steps, at the end, that lower the learning rate.")] = None,
+    preset: Annotated[
+        str, typer.Option(help="nano (256 wide), wide (768 wide) or tiny (for tests).")
+    ] = "nano",
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Optimiser steps. Default: the preset's.")
+    ] = None,
+    decay: Annotated[
+        float | None,
+        typer.Option(help="Share of the steps, at the end, that lower the learning rate."),
+    ] = None,
     save_every: Annotated[float, typer.Option(min=0, help="Minutes between checkpoints.")] = 4.0,
     validate_every: Annotated[int, typer.Option(min=1, help="Steps between validations.")] = 500,
     column: Column = "text",
@@ -219,8 +275,12 @@ def pretrain(
     """
     from bartleby.pretrain_run import configure, run_pretraining
 
-    config = configure(preset, steps=steps, decay_share=decay, checkpoint_minutes=save_every, seed=seed)
-    run_pretraining(config, data, out, column=column, device=device, validate_every=validate_every, as_json=json)
+    config = configure(
+        preset, steps=steps, decay_share=decay, checkpoint_minutes=save_every, seed=seed
+    )
+    run_pretraining(
+        config, data, out, column=column, device=device, validate_every=validate_every, as_json=json
+    )
 
 
 def _texts(text: str | None, file: Path | None, column: str, limit: int | None) -> list[str]:

@@ -19,12 +19,13 @@ from bartleby.errors import UserError
 
 Item = TypeVar("Item")
 WIDTH = 80
+PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 stderr = Console(stderr=True, highlight=False, markup=False)
 
 
 def say(message: str) -> None:
     """One message on stderr; stdout is for results."""
-    stderr.print(message)
+    stderr.print(message, soft_wrap=not stderr.is_terminal)
 
 
 @contextmanager
@@ -37,7 +38,9 @@ def progress_bar(description: str, *, total: int, unit: str = "") -> Iterator[Pr
         TextColumn(unit + "{task.fields[note]}"),
         TimeRemainingColumn(compact=True),
     )
-    with Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal) as progress:
+    with Progress(
+        *columns, console=stderr, transient=True, disable=not stderr.is_terminal
+    ) as progress:
         progress.add_task(description, total=total, note="")
         yield progress
 
@@ -69,7 +72,10 @@ def wrapped(text: str, *, indent: str = "  ") -> str:
     """Text folded to the terminal's 80 columns, its own line breaks kept."""
     lines = text.split("\n")
     return "\n".join(
-        textwrap.fill(line, WIDTH, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False) or indent
+        textwrap.fill(
+            line, WIDTH, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False
+        )
+        or indent
         for line in lines
     )
 
@@ -83,8 +89,10 @@ def read_stdin() -> str:
     return decode_utf8(sys.stdin.buffer.read(), name="standard input")
 
 
-def check_writable(path: Path) -> None:
-    """UserError now rather than after the work if `path` cannot be written."""
+def check_plot_path(path: Path) -> None:
+    """UserError now rather than after the work if no plot can be written to `path`."""
+    if path.suffix.lower() not in PLOT_SUFFIXES:
+        raise UserError(f"cannot write the plot '{path}': name it {', '.join(PLOT_SUFFIXES)}")
     if path.is_dir():
         raise UserError(f"cannot write '{path}': it is a folder")
     if not path.parent.is_dir():

@@ -26,7 +26,14 @@ HUB_ALIASES = {
     "wikitext-2": ("Salesforce/wikitext", "wikitext-2-raw-v1"),
     "wikitext-103": ("Salesforce/wikitext", "wikitext-103-raw-v1"),
 }
-SPLIT_NAMES = {"train": "train", "valid": "valid", "validation": "valid", "val": "valid", "dev": "valid", "test": "test"}
+SPLIT_NAMES = {
+    "train": "train",
+    "valid": "valid",
+    "validation": "valid",
+    "val": "valid",
+    "dev": "valid",
+    "test": "test",
+}
 TEXT_SUFFIXES = (".txt", ".jsonl", ".csv")
 HELD_OUT_PERCENT = 2
 
@@ -59,7 +66,9 @@ def load_corpus(source: str | Path, *, column: str = "text") -> Corpus:
         return _load_folder(path, column)
     if path.exists():
         notes: list[str] = []
-        return _with_held_out(path.name, clean_texts(read_texts(path, column=column), path.name, notes), notes)
+        return _with_held_out(
+            path.name, clean_texts(read_texts(path, column=column), path.name, notes), notes
+        )
     if _looks_like_a_path(str(source)):
         raise UserError(f"no file or folder at '{source}'")
     return _load_hub_dataset(str(source), column)
@@ -87,7 +96,11 @@ def read_texts(path: str | Path, *, column: str = "text") -> list[str]:
 
 
 def _looks_like_a_path(source: str) -> bool:
-    return source.startswith((".", "/", "~")) or source.endswith((*TEXT_SUFFIXES, ".gz", ".xz")) or source.count("/") > 1
+    return (
+        source.startswith((".", "/", "~"))
+        or source.endswith((*TEXT_SUFFIXES, ".gz", ".xz"))
+        or source.count("/") > 1
+    )
 
 
 def _inner_suffix(path: Path) -> str:
@@ -119,7 +132,9 @@ def decode_utf8(data: bytes, *, name: str) -> str:
     try:
         return data.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
-        raise UserError(f"{name} is not UTF-8: byte 0x{data[error.start]:02x} at offset {error.start:,}") from None
+        raise UserError(
+            f"{name} is not UTF-8: byte 0x{data[error.start]:02x} at offset {error.start:,}"
+        ) from None
 
 
 def _jsonl_rows(text: str, path: Path, column: str) -> Iterator[str]:
@@ -164,7 +179,9 @@ def _load_folder(folder: Path, column: str) -> Corpus:
     if not by_split:
         return _with_held_out(folder.name, unsplit, notes)
     if unsplit:
-        notes.append(f"{folder.name}: files not named train, valid or test were left out ({len(unsplit):,} texts)")
+        notes.append(
+            f"{folder.name}: files not named train, valid or test were left out ({len(unsplit):,} texts)"
+        )
     return Corpus(folder.name, by_split, notes)
 
 
@@ -174,7 +191,8 @@ def clean_texts(texts: list[str], name: str, notes: list[str]) -> list[str]:
         return texts
     cleaned = clean_wikitext(texts)
     notes.append(
-        f"{name}: WikiText tokens made plain text; {len(texts) - len(cleaned):,} headings left out of {len(texts):,} lines"
+        f"{name}: WikiText tokens made plain text; "
+        f"{len(texts) - len(cleaned):,} headings left out of {len(texts):,} lines"
     )
     return cleaned
 
@@ -184,7 +202,9 @@ def _with_held_out(name: str, texts: list[str], notes: list[str]) -> Corpus:
     for text in texts:
         bucket = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") % 100
         splits["valid" if bucket < HELD_OUT_PERCENT else "train"].append(text)
-    notes.append(f"{name}: no splits of its own; {len(splits['valid']):,} of {len(texts):,} texts held out as valid")
+    notes.append(
+        f"{name}: no splits of its own; {len(splits['valid']):,} of {len(texts):,} texts held out as valid"
+    )
     return Corpus(name, {split: held for split, held in splits.items() if held}, notes)
 
 
@@ -206,7 +226,9 @@ def _load_hub_dataset(name: str, column: str) -> Corpus:
     splits: dict[str, list[str]] = {}
     for split, rows in loaded.items():
         if column not in rows.column_names:
-            raise UserError(f"dataset '{repository}' has no column '{column}' (found: {', '.join(rows.column_names)})")
+            raise UserError(
+                f"dataset '{repository}' has no column '{column}' (found: {', '.join(rows.column_names)})"
+            )
         texts = [text.strip() for text in rows[column] if text and text.strip()]
         splits[SPLIT_NAMES.get(split, split)] = clean_texts(texts, f"{name} {split}", notes)
     return Corpus(name, splits, notes)

@@ -17,7 +17,7 @@ def infill(
     of bool. A span of length 0 inserts a mask between tokens, as in the paper.
     """
     n = len(ids)
-    budget = int(round(n * share + rng.uniform(-0.5, 0.5)))
+    budget = round(n * share + rng.uniform(-0.5, 0.5))
     spans = []
     while budget > 0:
         span = min(int(rng.poisson(mean_span)), budget)
@@ -34,7 +34,9 @@ def _replace_spans(
     if not spans:
         return ids, masked
     kept = len(ids) - sum(spans)
-    gaps = np.sort(rng.integers(0, kept + 1, size=len(spans)))  # how many kept tokens stand before each span
+    gaps = np.sort(
+        rng.integers(0, kept + 1, size=len(spans))
+    )  # how many kept tokens stand before each span
     order = rng.permutation(len(spans))
     pieces, position, taken = [], 0, 0
     for gap, index in zip(gaps, order, strict=True):
@@ -48,7 +50,9 @@ def _replace_spans(
     return np.concatenate(pieces), masked
 
 
-def permute_sentences(ids: np.ndarray, *, is_sentence_end: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def permute_sentences(
+    ids: np.ndarray, *, is_sentence_end: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
     """`ids` with its sentences in random order.
 
     ids: [n].  is_sentence_end: [V] of bool, the tokens that close a sentence.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bartleby.console import check_writable, print_json, say, track, wrapped
+from bartleby.console import check_plot_path, print_json, say, track, wrapped
 from bartleby.evaluation.reconstruction import reconstruct
 from bartleby.loading import load_autoencoder
 from bartleby.noise import PANGRAM, PUBLISHED_LEVELS, curve, noise_experiment
@@ -29,19 +29,31 @@ CURVE_LEVELS = [index * 0.15 for index in range(11)]
 
 def run_demo(model: str | None, *, plot: Path, seed: int, as_json: bool) -> None:
     """A reconstruction, the noise experiment at the published levels, and the noise curve as a plot."""
-    check_writable(plot)
+    check_plot_path(plot)
     autoencoder = load_autoencoder(model)
     channels = autoencoder.channels
-    say(f"model {autoencoder.name}: a text of n tokens becomes latents of shape [{channels}, n]. Decoding is greedy.")
+    say(
+        f"model {autoencoder.name}: a text of n tokens becomes latents of shape [{channels}, n]. Decoding is greedy."
+    )
 
     results = dict(reconstruct(autoencoder, SENTENCES, say=say))
     if not as_json:
         print("\n1. Texts through the latents and back\n")
     for index in range(len(SENTENCES)):
         if as_json:
-            print_json({"part": "reconstruct", "text": SENTENCES[index], "reconstruction": results[index].reconstruction})
+            print_json(
+                {
+                    "part": "reconstruct",
+                    "text": SENTENCES[index],
+                    "reconstruction": results[index].reconstruction,
+                }
+            )
         else:
-            print(wrapped(f"{'same' if results[index].exact else 'DIFFERS'}: {results[index].reconstruction}"))
+            print(
+                wrapped(
+                    f"{'same' if results[index].exact else 'DIFFERS'}: {results[index].reconstruction}"
+                )
+            )
 
     if not as_json:
         print("\n2. The noise experiment: Gaussian noise on the latents, then the decoder\n")
@@ -53,12 +65,13 @@ def run_demo(model: str | None, *, plot: Path, seed: int, as_json: bool) -> None
 
     swept = noise_experiment(autoencoder, CURVE_TEXTS, CURVE_LEVELS, seed=seed, say=say)
     points = curve(list(track(swept, "noise curve", total=len(CURVE_TEXTS) * len(CURVE_LEVELS))))
-    title = f"What {autoencoder.name}'s decoder reads through noise ({len(CURVE_TEXTS)} texts)"
-    plot_noise_curve(points, plot, title=title, relative=False)
+    plot_noise_curve(
+        points, plot, model=Path(autoencoder.name).name, texts=len(CURVE_TEXTS), relative=False
+    )
     if not as_json:
         print(f"\n3. The whole curve is in {plot}")
     say(
-        "\nnext: bartleby noise \"Any text of yours.\" --levels 0:1.5:0.25\n"
+        '\nnext: bartleby noise "Any text of yours." --levels 0:1.5:0.25\n'
         "      bartleby reconstruct FILE        your texts through the latents and back\n"
         "      bartleby info                    what the bundled model is"
     )

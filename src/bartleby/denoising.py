@@ -21,10 +21,18 @@ class Corruption:
     infill_share: float = 0.3  # of an example's tokens (Lewis et al. 2019)
     mean_span: float = 3.0  # tokens, Poisson (Lewis et al. 2019)
     infilled: float = 0.5  # examples that are infilled; the others teach exact copying
-    permuted: float = 0.1  # examples whose sentences are permuted; more teaches the decoder to reorder clean text
-    random_tokens: float = 0.05  # examples of random tokens, so that every token of the vocabulary can be copied
-    decoder_mask: float = 0.15  # of the decoder's input tokens, masked so that it has to read the latents
-    latent_noise: float = 0.7  # largest noise on the latents, in their standard deviations, uniform per example
+    permuted: float = (
+        0.1  # examples whose sentences are permuted; more teaches the decoder to reorder clean text
+    )
+    random_tokens: float = (
+        0.05  # examples of random tokens, so that every token of the vocabulary can be copied
+    )
+    decoder_mask: float = (
+        0.15  # of the decoder's input tokens, masked so that it has to read the latents
+    )
+    latent_noise: float = (
+        0.7  # largest noise on the latents, in their standard deviations, uniform per example
+    )
 
 
 @dataclass(frozen=True)
@@ -62,7 +70,9 @@ class DenoisingBatches:
         self.padding, self.mask_id = tokenizer.pad_token_id, tokenizer.mask_token_id
         self.is_sentence_end = sentence_end_table(tokenizer)
         special = set(tokenizer.all_special_ids)
-        self.ordinary = np.array([token for token in range(self.vocabulary) if token not in special])
+        self.ordinary = np.array(
+            [token for token in range(self.vocabulary) if token not in special]
+        )
 
     def make(self, sequences: list[np.ndarray], *, seed: tuple[int, ...]) -> DenoisingBatch:
         """sequences: token ids with <s> and </s>, [n] each."""
@@ -79,9 +89,17 @@ class DenoisingBatches:
         source_ids, source_mask = pad(sources, self.padding)
         labels, label_mask = pad(targets, self.padding)
         decoder_ids, _ = pad(decoder_inputs, self.padding)
-        noise_level = torch.from_numpy(rng.uniform(0, corruption.latent_noise, size=len(sequences))).float()
+        noise_level = torch.from_numpy(
+            rng.uniform(0, corruption.latent_noise, size=len(sequences))
+        ).float()
         return DenoisingBatch(
-            source_ids, source_mask, decoder_ids, labels, label_mask, noise_level, int(rng.integers(2**62))
+            source_ids,
+            source_mask,
+            decoder_ids,
+            labels,
+            label_mask,
+            noise_level,
+            int(rng.integers(2**62)),
         )
 
     def _wrap(self, content: np.ndarray) -> np.ndarray:
@@ -93,7 +111,11 @@ class DenoisingBatches:
             content = permute_sentences(content, is_sentence_end=self.is_sentence_end, rng=rng)
         if rng.random() < corruption.infilled:
             content, _ = infill(
-                content, mask_id=self.mask_id, share=corruption.infill_share, mean_span=corruption.mean_span, rng=rng
+                content,
+                mask_id=self.mask_id,
+                share=corruption.infill_share,
+                mean_span=corruption.mean_span,
+                rng=rng,
             )
         return content[: self.window - 2]  # inserted masks can lengthen a full window
 
@@ -104,7 +126,9 @@ class DenoisingBatches:
         return np.where(masked, self.mask_id, shifted)
 
 
-def noised(latents: torch.Tensor, mask: torch.Tensor, *, level: torch.Tensor, seed: int) -> torch.Tensor:
+def noised(
+    latents: torch.Tensor, mask: torch.Tensor, *, level: torch.Tensor, seed: int
+) -> torch.Tensor:
     """latents [B, L, C] plus Gaussian noise of `level` [B] standard deviations of each channel over real tokens."""
     real = latents.detach()[mask.bool()].float()  # [tokens, C]
     generator = torch.Generator(device=latents.device).manual_seed(seed)
@@ -117,7 +141,9 @@ def denoising_loss(bart: BartForConditionalGeneration, batch: DenoisingBatch) ->
 
     The vocabulary is scored at real positions only; padded ones would cost as much as real ones.
     """
-    latents = bart.model.encoder(batch.source_ids, attention_mask=batch.source_mask).last_hidden_state
+    latents = bart.model.encoder(
+        batch.source_ids, attention_mask=batch.source_mask
+    ).last_hidden_state
     latents = noised(latents, batch.source_mask, level=batch.noise_level, seed=batch.noise_seed)
     hidden = bart.model(
         decoder_input_ids=batch.decoder_ids,

@@ -19,7 +19,10 @@ DEFAULT_WINDOW = 128
 
 
 def load_autoencoder(
-    model: str | Path | None = None, *, window: int | None = None, device: str | torch.device | None = None
+    model: str | Path | None = None,
+    *,
+    window: int | None = None,
+    device: str | torch.device | None = None,
 ) -> Autoencoder:
     """The BART named `model` (default: the bundled nano), ready to encode and decode.
 
@@ -34,14 +37,18 @@ def load_autoencoder(
         if config.model_type != "bart":
             raise UserError(f"'{name}' is a {config.model_type} model; Bartleby needs a BART")
         _check_weights(source)
-        bart = BartForConditionalGeneration.from_pretrained(source, dtype=torch.float32, use_safetensors=True)
+        bart = BartForConditionalGeneration.from_pretrained(
+            source, dtype=torch.float32, use_safetensors=True
+        )
         tokenizer = AutoTokenizer.from_pretrained(source)
     except UserError:
         raise
     except (OSError, ValueError, KeyError, SafetensorError, RuntimeError, TypeError) as error:
         raise UserError(_why_not_loaded(name, source, error)) from None
     if len(tokenizer) > config.vocab_size:
-        raise UserError(f"'{name}': the tokenizer has {len(tokenizer):,} entries, the model's vocabulary {config.vocab_size:,}")
+        raise UserError(
+            f"'{name}': the tokenizer has {len(tokenizer):,} entries, the model's vocabulary {config.vocab_size:,}"
+        )
     # A hub model's own generation defaults (beams, n-gram bans) would slip into every decode.
     bart.generation_config = GenerationConfig()
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -86,11 +93,17 @@ def _check_weights(source: str) -> None:
             header = stream.read(length) if 0 < length < size else b""
         try:
             tensors = json.loads(header)
-            end = max(entry["data_offsets"][1] for key, entry in tensors.items() if key != "__metadata__")
+            end = max(
+                entry["data_offsets"][1] for key, entry in tensors.items() if key != "__metadata__"
+            )
         except (ValueError, KeyError, TypeError):
-            raise UserError(f"'{file}' is damaged: it has no readable header. Fetch or train it again") from None
+            raise UserError(
+                f"'{file}' is damaged: it has no readable header. Fetch or train it again"
+            ) from None
         if 8 + length + end != size:
-            raise UserError(f"'{file}' is damaged: {size:,} bytes of {8 + length + end:,}. Fetch or train it again")
+            raise UserError(
+                f"'{file}' is damaged: {size:,} bytes of {8 + length + end:,}. Fetch or train it again"
+            )
 
 
 def _window(wanted: int | None, positions: int, tokenizer_limit: int) -> int:

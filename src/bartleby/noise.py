@@ -80,12 +80,19 @@ def noise_experiment(
     if relative:
         statistics = autoencoder.statistics
         if statistics is None:
-            say(f"'{autoencoder.name}' carries no latent statistics: they are measured on these {len(texts):,} texts")
-            statistics = fit_latent_statistics(autoencoder, texts, source="the given texts", say=lambda message: None)
+            say(
+                f"'{autoencoder.name}' carries no latent statistics: they are measured on these {len(texts):,} texts"
+            )
+            statistics = fit_latent_statistics(
+                autoencoder, texts, source="the given texts", say=lambda message: None
+            )
         unit = statistics.std
     for level in levels:
         for indices, latents in raw.encode_in_batches(sequences):
-            noise = sample_noise(latents, seeds=[seed + int(index) for index in indices]) * unit[:, None]
+            noise = (
+                sample_noise(latents, seeds=[seed + int(index) for index in indices])
+                * unit[:, None]
+            )
             noised = Latents(latents.values + level * noise, latents.mask)
             written = raw.decode_tokens(noised, settings)
             decoded = decode_ids(raw.tokenizer, written)
@@ -95,7 +102,9 @@ def noise_experiment(
                     level=level,
                     snr_db=signal_to_noise(latents, level * noise, row),
                     cosine=cosine(noised, latents, row),
-                    token_accuracy=token_accuracy(reference, content_ids(raw.tokenizer, written[row])),
+                    token_accuracy=token_accuracy(
+                        reference, content_ids(raw.tokenizer, written[row])
+                    ),
                     bleu=sentence_bleu(texts[index], decoded[row]),
                     text=decoded[row],
                     original=texts[index],
@@ -126,7 +135,11 @@ def signal_to_noise(latents: Latents, noise: torch.Tensor, row: int) -> float:
 def cosine(a: Latents, b: Latents, row: int) -> float:
     """Cosine of one text's latents in `a` and `b`, flattened over its real tokens."""
     mask = b.mask[row]
-    return float(torch.cosine_similarity(a.values[row][:, mask].flatten(), b.values[row][:, mask].flatten(), dim=0))
+    return float(
+        torch.cosine_similarity(
+            a.values[row][:, mask].flatten(), b.values[row][:, mask].flatten(), dim=0
+        )
+    )
 
 
 def curve(results: list[NoisedText]) -> list[CurvePoint]:
@@ -156,15 +169,24 @@ def parse_levels(values: list[str]) -> list[float]:
         try:
             numbers = [float(part) for part in parts]
         except ValueError:
-            raise UserError(f"noise level '{value}' is not a number or a range first:last:step") from None
+            raise UserError(
+                f"noise level '{value}' is not a number or a range first:last:step"
+            ) from None
         if len(numbers) == 1:
             levels.append(numbers[0])
-        elif len(numbers) == 3 and all(map(math.isfinite, numbers)) and numbers[2] > 0 and numbers[1] >= numbers[0]:
+        elif (
+            len(numbers) == 3
+            and all(map(math.isfinite, numbers))
+            and numbers[2] > 0
+            and numbers[1] >= numbers[0]
+        ):
             first, last, step = numbers
             count = math.floor((last - first) / step + 1e-9) + 1
             if count > 1000:
                 raise UserError(f"noise range '{value}' has {count:,} levels; at most 1,000")
             levels.extend(round(first + step * index, 10) for index in range(count))
         else:
-            raise UserError(f"noise range '{value}' must be first:last:step with first <= last and step > 0")
+            raise UserError(
+                f"noise range '{value}' must be first:last:step with first <= last and step > 0"
+            )
     return levels

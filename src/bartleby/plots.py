@@ -8,13 +8,15 @@ import matplotlib
 
 matplotlib.use("Agg")
 
-from matplotlib import pyplot as plt  # noqa: E402  # after the backend is chosen
+from matplotlib import pyplot as plt  # after the backend is chosen
 
-from bartleby.errors import UserError  # noqa: E402
-from bartleby.noise import PUBLISHED_LEVELS, CurvePoint  # noqa: E402
+from bartleby.errors import UserError
+from bartleby.noise import PUBLISHED_LEVELS, CurvePoint
 
 
-def plot_noise_curve(points: list[CurvePoint], path: Path, *, title: str, relative: bool) -> None:
+def plot_noise_curve(
+    points: list[CurvePoint], path: Path, *, model: str, texts: int, relative: bool
+) -> None:
     """Token accuracy, exact matches, BLEU and cosine over the noise level, the published levels marked."""
     levels = [point.level for point in points]
     figure, axes = plt.subplots(figsize=(7.5, 4.5), layout="constrained")
@@ -30,21 +32,30 @@ def plot_noise_curve(points: list[CurvePoint], path: Path, *, title: str, relati
         for level in PUBLISHED_LEVELS:
             if min(levels) <= level <= max(levels):
                 axes.axvline(level, color="0.7", linewidth=1, zorder=0)
-                axes.annotate(f"published {level}", (level, 1.04), rotation=0, ha="center", fontsize=8, color="0.4")
+                axes.annotate(
+                    f"published {level}",
+                    (level, 1.04),
+                    rotation=0,
+                    ha="center",
+                    fontsize=8,
+                    color="0.4",
+                )
     unit = "standard deviations of each channel" if relative else "added to raw latents"
     axes.set(xlabel=f"noise level ({unit})", ylim=(-0.02, 1.09))
-    axes.set_title(title, fontsize=11)
+    counted = "1 text" if texts == 1 else f"{texts:,} texts"
+    axes.set_title(f"What {model}'s decoder reads through noise ({counted})", fontsize=11)
     axes.legend(loc="best", frameon=False)
     axes.grid(alpha=0.25)
     save(figure, path)
 
 
 def save(figure, path: Path) -> None:
-    """Writes the figure in the format of the path's suffix; UserError if that cannot be done."""
+    """Writes the figure in the format of the path's suffix; UserError, and no file, if that cannot be done."""
     try:
         figure.savefig(path, dpi=150)
-    except (OSError, ValueError) as error:
-        path.unlink(missing_ok=True) if isinstance(error, OSError) and error.errno == 28 else None
-        raise UserError(f"cannot write the plot '{path}': {error}") from None
+    except OSError as error:
+        if path.is_file():
+            path.unlink()  # a full disk leaves half a picture
+        raise UserError(f"cannot write the plot '{path}': {error.strerror}") from None
     finally:
         plt.close(figure)

@@ -15,10 +15,18 @@ def network_dtype(device: torch.device | str = "cpu") -> torch.dtype:
     """
     device = torch.device(device)
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+        return (
+            torch.bfloat16
+            if torch.cuda.is_bf16_supported(including_emulation=False)
+            else torch.float32
+        )
     if device.type == "cpu":
         capabilities = torch.cpu.get_capabilities()
-        return torch.bfloat16 if capabilities.get("amx_bf16") or capabilities.get("avx512_bf16") else torch.float32
+        return (
+            torch.bfloat16
+            if capabilities.get("amx_bf16") or capabilities.get("avx512_bf16")
+            else torch.float32
+        )
     return torch.float32
 
 

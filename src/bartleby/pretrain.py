@@ -15,8 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_model
 from transformers import AutoTokenizer, BartForConditionalGeneration, PreTrainedTokenizerBase
 
 from bartleby.bart import ARCHITECTURES, new_bart
@@ -24,8 +22,9 @@ from bartleby.batching import plan_epoch
 from bartleby.checkpoints import (
     checkpoint_folder,
     drop_old_checkpoints,
+    load_newest_checkpoint,
+    load_tensors,
     load_training_state,
-    newest_checkpoint,
     replaced_folder,
     save_training_state,
 )
@@ -46,7 +45,9 @@ class PretrainConfig:
     tokens_per_batch: int = 2048  # padded decoder positions
     learning_rate: float = 1e-3
     warmup_steps: int = 100
-    decay_share: float = 0.25  # of the steps, at the end, over which the learning rate falls to zero
+    decay_share: float = (
+        0.25  # of the steps, at the end, over which the learning rate falls to zero
+    )
     weight_decay: float = 0.01
     gradient_clip: float = 1.0
     checkpoint_minutes: float = 4.0
@@ -56,9 +57,13 @@ class PretrainConfig:
 
     def __post_init__(self):
         if self.architecture not in ARCHITECTURES:
-            raise UserError(f"unknown architecture '{self.architecture}' (known: {', '.join(ARCHITECTURES)})")
+            raise UserError(
+                f"unknown architecture '{self.architecture}' (known: {', '.join(ARCHITECTURES)})"
+            )
         if self.vocabulary < 300:
-            raise UserError(f"vocabulary is {self.vocabulary}; a byte-level BPE needs at least 300 entries")
+            raise UserError(
+                f"vocabulary is {self.vocabulary}; a byte-level BPE needs at least 300 entries"
+            )
         if self.window < 8 or self.steps < 1 or self.tokens_per_batch < self.window:
             raise UserError(
                 f"window {self.window}, steps {self.steps}, tokens_per_batch {self.tokens_per_batch}: "
@@ -69,7 +74,14 @@ class PretrainConfig:
 PRESETS = {
     "nano": PretrainConfig(),
     "wide": PretrainConfig(architecture="wide", steps=900, learning_rate=5e-4),
-    "tiny": PretrainConfig(architecture="tiny", vocabulary=400, window=32, steps=60, tokens_per_batch=512, warmup_steps=10),
+    "tiny": PretrainConfig(
+        architecture="tiny",
+        vocabulary=400,
+        window=32,
+        steps=60,
+        tokens_per_batch=512,
+        warmup_steps=10,
+    ),
 }
 # Settings that may differ when a run is resumed: how long it goes on, and how often it saves.
 MAY_CHANGE = {"steps", "decay_share", "checkpoint_minutes", "store"}
@@ -92,21 +104,36 @@ class Progress:
 def learning_rate(config: PretrainConfig, step: int) -> float:
     """Warm-up, constant, then linear decay to zero: a run may be made longer until the decay begins."""
     decay_steps = max(1, int(config.steps * config.decay_share))
-    return config.learning_rate * min(1.0, (step + 1) / config.warmup_steps, (config.steps - step) / decay_steps)
+    return config.learning_rate * min(
+        1.0, (step + 1) / config.warmup_steps, (config.steps - step) / decay_steps
+    )
 
 
 def pretrain(
-    config: PretrainConfig, texts: list[str], run: Path, *, device: str = "cpu", say: Callable[[str], None] = print
+    config: PretrainConfig,
+    texts: list[str],
+    run: Path,
+    *,
+    device: str = "cpu",
+    say: Callable[[str], None] = print,
 ) -> Iterator[Progress]:
     """Trains on `texts`, resuming from `run` if it holds a checkpoint of the same configuration.
 
     Yields after every step and saves every `checkpoint_minutes` and at the end. Raises UserError if
     `run` belongs to another configuration or the loss stops being a number.
     """
-    tokenizer = _tokenizer_of(run) or train_tokenizer(texts, vocab_size=config.vocabulary, window=config.window)
-    bart = new_bart(tokenizer, architecture=config.architecture, window=config.window, seed=config.seed).to(device)
+    tokenizer = _tokenizer_of(run) or train_tokenizer(
+        texts, vocab_size=config.vocabulary, window=config.window
+    )
+    bart = new_bart(
+        tokenizer, architecture=config.architecture, window=config.window, seed=config.seed
+    ).to(device)
     optimizer = torch.optim.AdamW(
-        bart.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay, fused=True
+        bart.parameters(),
+        lr=config.learning_rate,
+        betas=(0.9, 0.98),
+        weight_decay=config.weight_decay,
+        fused=True,
     )
     step, tokens = _resume(config, run, bart, optimizer, say)
     sequences = token_sequences(tokenizer, texts, window=config.window)
@@ -120,10 +147,14 @@ def pretrain(
             return
         batch = batches.make([sequences[index] for index in indices], seed=(config.seed, 1, step))
         rate = learning_rate(config, step)
-        loss = train_step(bart, optimizer, _to(batch, device), rate=rate, clip=config.gradient_clip, dtype=dtype)
+        loss = train_step(
+            bart, optimizer, _to(batch, device), rate=rate, clip=config.gradient_clip, dtype=dtype
+        )
         step, tokens = step + 1, tokens + batch.tokens
         if not np.isfinite(loss):
-            raise UserError(f"the loss is {loss} at step {step}; the last good checkpoint is kept. Try a lower learning rate")
+            raise UserError(
+                f"the loss is {loss} at step {step}; the last good checkpoint is kept. Try a lower learning rate"
+            )
         saved = None
         if step == config.steps or time.monotonic() - saved_at > 60 * config.checkpoint_minutes:
             saved = _save(config, run, bart, tokenizer, optimizer, step, tokens)
@@ -153,14 +184,18 @@ def train_step(
     return loss.item()
 
 
-def token_sequences(tokenizer: PreTrainedTokenizerBase, texts: list[str], *, window: int) -> list[np.ndarray]:
+def token_sequences(
+    tokenizer: PreTrainedTokenizerBase, texts: list[str], *, window: int
+) -> list[np.ndarray]:
     """Token ids of each passage of at most `window` tokens, as 16- or 32-bit integers."""
     dtype = np.uint16 if len(tokenizer) <= 2**16 else np.int32
     cut = list(passages(tokenizer, texts, window=window))
     return [np.array(ids, dtype=dtype) for ids in encode_texts(tokenizer, cut)]
 
 
-def _batch_indices(config: PretrainConfig, lengths: np.ndarray, *, start: int) -> Iterator[np.ndarray]:
+def _batch_indices(
+    config: PretrainConfig, lengths: np.ndarray, *, start: int
+) -> Iterator[np.ndarray]:
     """Batches from step `start` on; each epoch's plan depends on the seed and its number alone."""
     epoch = 0
     while True:
@@ -172,7 +207,11 @@ def _batch_indices(config: PretrainConfig, lengths: np.ndarray, *, start: int) -
 
 
 def _to(batch: DenoisingBatch, device: str) -> DenoisingBatch:
-    moved = {name: value.to(device) for name, value in vars(batch).items() if isinstance(value, torch.Tensor)}
+    moved = {
+        name: value.to(device)
+        for name, value in vars(batch).items()
+        if isinstance(value, torch.Tensor)
+    }
     return dataclasses.replace(batch, **moved)
 
 
@@ -182,7 +221,9 @@ def _save(config, run: Path, bart, tokenizer, optimizer, step: int, tokens: int)
         bart.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         save_training_state(
-            temporary, optimizer, {"step": step, "tokens": tokens, "config": dataclasses.asdict(config)}
+            temporary,
+            optimizer,
+            {"step": step, "tokens": tokens, "config": dataclasses.asdict(config)},
         )
     drop_old_checkpoints(run)
     return folder
@@ -203,12 +244,10 @@ def _resume(config: PretrainConfig, run: Path, bart, optimizer, say) -> tuple[in
         nonlocal state
         state = load_training_state(folder, optimizer)
         _same_configuration(config, state["config"], run)
-        try:
-            load_model(bart, folder / "model.safetensors", strict=False)
-        except (OSError, SafetensorError, RuntimeError) as error:
-            raise UserError(f"'{folder / 'model.safetensors'}' is missing or damaged: {error}") from None
+        # Embeddings and output layer are one tensor, saved once.
+        bart.load_state_dict(load_tensors(folder / "model.safetensors"), strict=False)
 
-    folder = newest_checkpoint(run, load, say)
+    folder = load_newest_checkpoint(run, load, say)
     if folder is None:
         return 0, 0
     say(f"resuming from {folder}: step {state['step']:,} of {config.steps:,}")
@@ -221,5 +260,6 @@ def _same_configuration(config: PretrainConfig, saved: dict, run: Path) -> None:
     if changed:
         key = changed[0]
         raise UserError(
-            f"'{run}' was trained with {key} = {saved.get(key)}, not {wanted[key]}; use another --out or the same settings"
+            f"'{run}' was trained with {key} = {saved.get(key)}, not {wanted[key]}; "
+            "use another --out or the same settings"
         )

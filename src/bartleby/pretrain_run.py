@@ -30,7 +30,9 @@ def configure(preset: str, **changes: object) -> PretrainConfig:
     """The preset's configuration, with every change that is not None."""
     if preset not in PRESETS:
         raise UserError(f"unknown preset '{preset}' (known: {', '.join(PRESETS)})")
-    return dataclasses.replace(PRESETS[preset], **{key: value for key, value in changes.items() if value is not None})
+    return dataclasses.replace(
+        PRESETS[preset], **{key: value for key, value in changes.items() if value is not None}
+    )
 
 
 def run_pretraining(
@@ -52,7 +54,10 @@ def run_pretraining(
         say(note)
     train, valid = corpus.split("train"), corpus.split("valid")
     precision = str(network_dtype(device)).removeprefix("torch.")
-    say(f"{len(train):,} texts · {config.steps:,} steps of up to {config.tokens_per_batch:,} tokens · {device}, {precision}")
+    say(
+        f"{len(train):,} texts · {config.steps:,} steps of up to {config.tokens_per_batch:,} tokens"
+        f" · {device}, {precision}"
+    )
     last = None
     with progress_bar("pretrain", total=config.steps) as bar:
         start, tokens_before = time.monotonic(), None
@@ -60,7 +65,11 @@ def run_pretraining(
             if tokens_before is None:
                 start, tokens_before = time.monotonic(), progress.tokens
             rate = (progress.tokens - tokens_before) / max(time.monotonic() - start, 1e-9)
-            bar.update(bar.task_ids[0], completed=progress.step, note=f" loss {progress.loss:.3f} · {rate:,.0f} tokens/s")
+            bar.update(
+                bar.task_ids[0],
+                completed=progress.step,
+                note=f" loss {progress.loss:.3f} · {rate:,.0f} tokens/s",
+            )
             _log(out, progress, rate)
             last = progress
             if progress.step % validate_every == 0 and progress.step < config.steps:
@@ -68,24 +77,40 @@ def run_pretraining(
     if last is None:
         say(f"'{out}' has already run its {config.steps:,} steps; to go on, raise --steps")
         return
-    record = finish(config, last, train, valid, data=[Path(source).name for source in data], out=out)
+    record = finish(
+        config, last, train, valid, data=[Path(source).name for source in data], out=out
+    )
     if as_json:
         print_json(record)
     else:
         result = record["validation"]
-        print(f"exact {result['exact']:.1%} · tokens {result['token_accuracy']:.2%} · BLEU {result['bleu']:.1f}")
+        print(
+            f"exact {result['exact']:.1%} · tokens {result['token_accuracy']:.2%} · BLEU {result['bleu']:.1f}"
+        )
         print(record["verdict"])
     say(f"saved {out / 'model'}  →  try: bartleby noise --model {out / 'model'}")
 
 
 def finish(
-    config: PretrainConfig, last: Progress, train: list[str], valid: list[str], *, data: list[str], out: Path
+    config: PretrainConfig,
+    last: Progress,
+    train: list[str],
+    valid: list[str],
+    *,
+    data: list[str],
+    out: Path,
 ) -> dict:
     """Measures the trained BART as it will be stored and writes `out/model`; returns the record saved with it."""
-    bart = last.bart.cpu().to(getattr(torch, config.store)).float().eval()  # as it will be after loading
-    autoencoder = Autoencoder(bart, last.tokenizer, config.window, name=str(out), dtype=network_dtype("cpu"))
+    bart = (
+        last.bart.cpu().to(getattr(torch, config.store)).float().eval()
+    )  # as it will be after loading
+    autoencoder = Autoencoder(
+        bart, last.tokenizer, config.window, name=str(out), dtype=network_dtype("cpu")
+    )
     sample = list(passages(last.tokenizer, train[:STATISTICS_TEXTS], window=config.window))
-    statistics = fit_latent_statistics(autoencoder, sample, source=f"train split of {', '.join(data)}", say=say)
+    statistics = fit_latent_statistics(
+        autoencoder, sample, source=f"train split of {', '.join(data)}", say=say
+    )
     held_out = _held_out(last, valid, config.window, FULL_VALIDATION)
     summary = summarise([item for _, item in reconstruct(autoencoder, held_out, say=say)])
     record = {
@@ -132,7 +157,11 @@ def _held_out(progress: Progress, valid: list[str], window: int, count: int) -> 
 def _validate(config: PretrainConfig, progress: Progress, valid: list[str], out: Path) -> None:
     progress.bart.eval()
     autoencoder = Autoencoder(
-        progress.bart, progress.tokenizer, config.window, name=str(out), dtype=network_dtype(progress.bart.device)
+        progress.bart,
+        progress.tokenizer,
+        config.window,
+        name=str(out),
+        dtype=network_dtype(progress.bart.device),
     )
     held_out = _held_out(progress, valid, config.window, QUICK_VALIDATION)
     summary = summarise([item for _, item in reconstruct(autoencoder, held_out, say=say)])

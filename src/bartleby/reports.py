@@ -80,7 +80,10 @@ def describe(autoencoder: Autoencoder) -> dict:
     return {
         "model": autoencoder.name,
         "stored": str(folder.resolve()) if folder.is_dir() else f"Hugging Face cache ({source})",
-        "megabytes": round(sum(file.stat().st_size for file in folder.glob("*.safetensors")) / 1e6, 1) or None,
+        "megabytes": round(
+            sum(file.stat().st_size for file in folder.glob("*.safetensors")) / 1e6, 1
+        )
+        or None,
         "parameters": sum(parameter.numel() for parameter in autoencoder.bart.parameters()),
         "encoder_layers": config.encoder_layers,
         "decoder_layers": config.decoder_layers,
@@ -129,8 +132,11 @@ def info_report(autoencoder: Autoencoder, *, as_json: bool) -> None:
         )
         print(f"{'effective rank':<16} {statistics['effective_rank']:.1f} of {facts['channels']}")
     if record:
-        print(f"{'trained on':<16} {', '.join(record['data'])}: {record['steps']:,} steps, {record['tokens']:,} tokens")
+        print(
+            f"{'trained on':<16} {', '.join(record['data'])}: {record['steps']:,} steps, {record['tokens']:,} tokens"
+        )
         result = record["validation"]
         print(
-            f"{'validation':<16} {result['texts']:,} texts: exact {result['exact']:.1%}, tokens {result['token_accuracy']:.2%}"
+            f"{'validation':<16} {result['texts']:,} texts: exact {result['exact']:.1%}, "
+            f"tokens {result['token_accuracy']:.2%}"
         )

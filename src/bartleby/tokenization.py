@@ -17,11 +17,20 @@ BOS, PAD, EOS, UNK, MASK = "<s>", "<pad>", "</s>", "<unk>", "<mask>"
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[.!?][\"')\]])\s+")
 
 
-def train_tokenizer(texts: Iterable[str], *, vocab_size: int, window: int) -> PreTrainedTokenizerBase:
-    """A byte-level BPE of `vocab_size` entries in BART's format: ids 0-3 are <s> <pad> </s> <unk>, the last is <mask>."""
+def train_tokenizer(
+    texts: Iterable[str], *, vocab_size: int, window: int
+) -> PreTrainedTokenizerBase:
+    """A byte-level BPE of up to `vocab_size` entries in BART's format.
+
+    Ids 0 to 3 are <s> <pad> </s> <unk>, the last is <mask>.
+    """
     bpe = ByteLevelBPETokenizer()
     bpe.train_from_iterator(
-        texts, vocab_size=vocab_size - 1, min_frequency=2, special_tokens=[BOS, PAD, EOS, UNK], show_progress=False
+        texts,
+        vocab_size=vocab_size - 1,
+        min_frequency=2,
+        special_tokens=[BOS, PAD, EOS, UNK],
+        show_progress=False,
     )
     vocab = bpe.get_vocab()
     vocab[MASK] = len(vocab)
@@ -30,7 +39,9 @@ def train_tokenizer(texts: Iterable[str], *, vocab_size: int, window: int) -> Pr
 
 def _merges(bpe: ByteLevelBPETokenizer) -> list[tuple[str, str]]:
     merges = json.loads(bpe._tokenizer.to_str())["model"]["merges"]
-    return [tuple(merge) if isinstance(merge, list) else tuple(merge.split(" ")) for merge in merges]
+    return [
+        tuple(merge) if isinstance(merge, list) else tuple(merge.split(" ")) for merge in merges
+    ]
 
 
 def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
@@ -44,7 +55,9 @@ def decode_ids(tokenizer: PreTrainedTokenizerBase, sequences: Iterable[list[int]
     """Text of each sequence of ids: up to its first </s>, without special tokens."""
     texts = []
     for sequence in sequences:
-        texts.append(tokenizer.decode(content_ids(tokenizer, sequence), clean_up_tokenization_spaces=False))
+        texts.append(
+            tokenizer.decode(content_ids(tokenizer, sequence), clean_up_tokenization_spaces=False)
+        )
     return texts
 
 
@@ -53,7 +66,9 @@ def content_ids(tokenizer: PreTrainedTokenizerBase, sequence: list[int]) -> list
     special = set(tokenizer.all_special_ids)
     content = []
     for position, token in enumerate(sequence):
-        if token == tokenizer.eos_token_id and position > 0:  # position 0 holds the decoder's start token
+        if (
+            token == tokenizer.eos_token_id and position > 0
+        ):  # position 0 holds the decoder's start token
             break
         if token not in special:
             content.append(token)
@@ -65,7 +80,9 @@ def split_sentences(text: str) -> list[str]:
     return [sentence for sentence in _SENTENCE_END.split(text) if sentence]
 
 
-def passages(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], *, window: int) -> Iterator[str]:
+def passages(
+    tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], *, window: int
+) -> Iterator[str]:
     """Texts cut at sentence ends into passages of at most `window` tokens, <s> and </s> included.
 
     A sentence longer than the window is cut between words, a word longer than it between tokens.
@@ -77,11 +94,15 @@ def passages(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], *, window
             yield from _join_to_window(tokenizer, split_sentences(text), window)
 
 
-def _join_to_window(tokenizer: PreTrainedTokenizerBase, pieces: list[str], window: int) -> Iterator[str]:
+def _join_to_window(
+    tokenizer: PreTrainedTokenizerBase, pieces: list[str], window: int
+) -> Iterator[str]:
     room = window - 2
     # A piece is encoded differently at the start of a passage and after a space inside it.
     first_lengths = [len(ids) - 2 for ids in encode_texts(tokenizer, pieces)]
-    later_lengths = [len(ids) - 2 for ids in encode_texts(tokenizer, [" " + piece for piece in pieces])]
+    later_lengths = [
+        len(ids) - 2 for ids in encode_texts(tokenizer, [" " + piece for piece in pieces])
+    ]
     current: list[str] = []
     used = 0
     for piece, first, later in zip(pieces, first_lengths, later_lengths, strict=True):

@@ -17,7 +17,9 @@ _RULES = [
 
 def is_wikitext(lines: list[str]) -> bool:
     """True if the first 1,000 lines carry WikiText's marks: ` @-@ ` and the like, or ` = Title = `."""
-    marks = sum(bool(re.search(r" @[-,.]@ ", line) or _HEADING.match(line.strip())) for line in lines[:1000])
+    marks = sum(
+        bool(re.search(r" @[-,.]@ ", line) or _HEADING.match(line.strip())) for line in lines[:1000]
+    )
     return marks >= max(3, len(lines[:1000]) // 50)
 
 

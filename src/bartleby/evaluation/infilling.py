@@ -24,7 +24,12 @@ class InfillingResult:
 
 @torch.inference_mode()
 def measure_infilling(
-    autoencoder: Autoencoder, texts: list[str], *, share: float = 0.3, mean_span: float = 3.0, seed: int = 0
+    autoencoder: Autoencoder,
+    texts: list[str],
+    *,
+    share: float = 0.3,
+    mean_span: float = 3.0,
+    seed: int = 0,
 ) -> InfillingResult:
     """Infills `share` of each text's tokens and scores the decoder's first choice at each masked token.
 
@@ -35,13 +40,20 @@ def measure_infilling(
     bart, tokenizer = autoencoder.bart, autoencoder.tokenizer
     bos, eos, padding = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
     targets = [np.array(ids) for ids in autoencoder.tokenize(texts)]
-    infilled = [infill(ids[1:-1], mask_id=tokenizer.mask_token_id, share=share, mean_span=mean_span, rng=rng) for ids in targets]
+    infilled = [
+        infill(
+            ids[1:-1], mask_id=tokenizer.mask_token_id, share=share, mean_span=mean_span, rng=rng
+        )
+        for ids in targets
+    ]
     lengths = np.array([len(ids) for ids in targets])
     right = total = 0
     hidden_tokens: list[np.ndarray] = []
     for indices in cut_by_tokens(np.argsort(lengths, kind="stable"), lengths, 4096):
         room = autoencoder.window - 2
-        sources, source_mask = pad([[bos, *infilled[index][0][:room], eos] for index in indices], padding)
+        sources, source_mask = pad(
+            [[bos, *infilled[index][0][:room], eos] for index in indices], padding
+        )
         decoder_ids, _ = pad([[eos, *targets[index][:-1]] for index in indices], padding)
         labels, _ = pad([targets[index] for index in indices], padding)
         masked, _ = pad([[0, *infilled[index][1], 0] for index in indices], 0)
@@ -58,4 +70,6 @@ def measure_infilling(
         hidden_tokens.append(labels[here].numpy())
     everything = np.concatenate([ids[1:-1] for ids in targets])
     most_frequent = np.bincount(everything).argmax()
-    return InfillingResult(total, right / max(total, 1), float(np.mean(np.concatenate(hidden_tokens) == most_frequent)))
+    return InfillingResult(
+        total, right / max(total, 1), float(np.mean(np.concatenate(hidden_tokens) == most_frequent))
+    )

@@ -32,9 +32,13 @@ def reconstruct(
 ) -> Iterator[tuple[int, Reconstruction]]:
     """(index, reconstruction) of every text, in batches of similar length, so not in order."""
     sequences = autoencoder.tokenize(texts, say=say)
-    for indices, latents in autoencoder.encode_in_batches(sequences, tokens_per_batch=tokens_per_batch):
+    for indices, latents in autoencoder.encode_in_batches(
+        sequences, tokens_per_batch=tokens_per_batch
+    ):
         written = autoencoder.decode_tokens(latents, settings)
-        for index, sequence, text in zip(indices, written, decode_ids(autoencoder.tokenizer, written), strict=True):
+        for index, sequence, text in zip(
+            indices, written, decode_ids(autoencoder.tokenizer, written), strict=True
+        ):
             reference = content_ids(autoencoder.tokenizer, sequences[index])
             accuracy = token_accuracy(reference, content_ids(autoencoder.tokenizer, sequence))
             yield int(index), Reconstruction(texts[index], text, accuracy)
@@ -47,7 +51,10 @@ def summarise(reconstructions: list[Reconstruction]) -> Summary:
         texts=count,
         exact=sum(item.exact for item in reconstructions) / count,
         token_accuracy=sum(item.token_accuracy for item in reconstructions) / count,
-        bleu=bleu([item.text for item in reconstructions], [item.reconstruction for item in reconstructions]),
+        bleu=bleu(
+            [item.text for item in reconstructions],
+            [item.reconstruction for item in reconstructions],
+        ),
     )
 
 
@@ -55,7 +62,11 @@ def by_length(reconstructions: list[Reconstruction]) -> dict[str, Summary]:
     """A summary for each of `WORD_BUCKETS` that has texts, named '1-9', '10-50', '51-100', 'over 100'."""
     summaries = {}
     for low, high in WORD_BUCKETS:
-        bucket = [item for item in reconstructions if low <= item.words and (high is None or item.words <= high)]
+        bucket = [
+            item
+            for item in reconstructions
+            if low <= item.words and (high is None or item.words <= high)
+        ]
         if bucket:
             summaries[f"{low}-{high}" if high else f"over {low - 1}"] = summarise(bucket)
     return summaries
