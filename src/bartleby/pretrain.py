@@ -73,7 +73,9 @@ class PretrainConfig:
 
 PRESETS = {
     "nano": PretrainConfig(),
-    "wide": PretrainConfig(architecture="wide", steps=900, learning_rate=5e-4),
+    "wide": PretrainConfig(
+        architecture="wide", steps=1200, tokens_per_batch=1024, learning_rate=5e-4, decay_share=0.3
+    ),
     "tiny": PretrainConfig(
         architecture="tiny",
         vocabulary=400,
@@ -89,11 +91,14 @@ MAY_CHANGE = {"steps", "decay_share", "checkpoint_minutes", "store"}
 
 @dataclass(frozen=True)
 class Progress:
-    """State after one optimiser step. loss: nats a token. tokens: real target tokens since the run began."""
+    """State after one optimiser step.
+
+    loss: nats a token, None where the run had ended before.  tokens: real target tokens since it began.
+    """
 
     step: int
     steps: int
-    loss: float
+    loss: float | None
     tokens: int
     learning_rate: float
     saved: Path | None
@@ -119,8 +124,9 @@ def pretrain(
 ) -> Iterator[Progress]:
     """Trains on `texts`, resuming from `run` if it holds a checkpoint of the same configuration.
 
-    Yields after every step and saves every `checkpoint_minutes` and at the end. Raises UserError if
-    `run` belongs to another configuration or the loss stops being a number.
+    Yields after every step and saves every `checkpoint_minutes` and at the end; of a run that has
+    ended, yields its last state once. Raises UserError if `run` belongs to another configuration or
+    the loss stops being a number.
     """
     tokenizer = _tokenizer_of(run) or train_tokenizer(
         texts, vocab_size=config.vocabulary, window=config.window
@@ -136,6 +142,9 @@ def pretrain(
         fused=True,
     )
     step, tokens = _resume(config, run, bart, optimizer, say)
+    if step >= config.steps:
+        yield Progress(step, config.steps, None, tokens, 0.0, None, bart, tokenizer)
+        return
     sequences = token_sequences(tokenizer, texts, window=config.window)
     lengths = np.array([len(sequence) for sequence in sequences])
     batches = DenoisingBatches(tokenizer, config.corruption, window=config.window)

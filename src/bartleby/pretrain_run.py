@@ -21,7 +21,7 @@ from bartleby.pretrain import PRESETS, PretrainConfig, Progress, pretrain
 from bartleby.tokenization import passages
 
 QUICK_VALIDATION, FULL_VALIDATION = 100, 1000  # passages
-STATISTICS_TEXTS = 20_000
+STATISTICS_TEXTS = 5_000
 READS = 0.95  # token accuracy in free-running reconstruction from which a decoder counts as reading its latents
 COLLAPSED = 0.05  # effective rank over channels below which latents count as collapsed
 
@@ -62,6 +62,9 @@ def run_pretraining(
     with progress_bar("pretrain", total=config.steps) as bar:
         start, tokens_before = time.monotonic(), None
         for progress in pretrain(config, train, out, device=device, say=say):
+            last = progress
+            if progress.loss is None:
+                break
             if tokens_before is None:
                 start, tokens_before = time.monotonic(), progress.tokens
             rate = (progress.tokens - tokens_before) / max(time.monotonic() - start, 1e-9)
@@ -71,10 +74,9 @@ def run_pretraining(
                 note=f" loss {progress.loss:.3f} · {rate:,.0f} tokens/s",
             )
             _log(out, progress, rate)
-            last = progress
             if progress.step % validate_every == 0 and progress.step < config.steps:
                 _validate(config, progress, valid, out)
-    if last is None:
+    if last.loss is None and (out / "model").exists():
         say(f"'{out}' has already run its {config.steps:,} steps; to go on, raise --steps")
         return
     record = finish(
@@ -107,7 +109,7 @@ def finish(
     autoencoder = Autoencoder(
         bart, last.tokenizer, config.window, name=str(out), dtype=network_dtype("cpu")
     )
-    sample = list(passages(last.tokenizer, train[:STATISTICS_TEXTS], window=config.window))
+    sample = list(passages(last.tokenizer, spread(train, STATISTICS_TEXTS), window=config.window))
     statistics = fit_latent_statistics(
         autoencoder, sample, source=f"train split of {', '.join(data)}", say=say
     )
@@ -149,9 +151,16 @@ def _prepare(out: Path) -> None:
 
 
 def _held_out(progress: Progress, valid: list[str], window: int, count: int) -> list[str]:
-    """`count` passages spread evenly over the validation texts, the same ones every time."""
-    chosen = valid[:: max(1, len(valid) // count)][:count]
-    return list(passages(progress.tokenizer, chosen, window=window))[:count]
+    """`count` passages of the validation texts, the same ones every time."""
+    cut = list(passages(progress.tokenizer, spread(valid, count), window=window))
+    return spread(cut, count)
+
+
+def spread(texts: list[str], count: int) -> list[str]:
+    """`count` texts at even distances, so that every source of a merged corpus is in the sample."""
+    if len(texts) <= count:
+        return texts
+    return [texts[index * len(texts) // count] for index in range(count)]
 
 
 def _validate(config: PretrainConfig, progress: Progress, valid: list[str], out: Path) -> None:

@@ -1,0 +1,70 @@
+"""The bundled nano: what the README claims of it, on texts it never trained on."""
+
+import json
+
+import pytest
+
+from bartleby.evaluation.reconstruction import reconstruct, summarise
+from bartleby.loading import bundled_folder, load_autoencoder
+from bartleby.noise import PANGRAM, curve, noise_experiment
+
+# Written for this test.
+UNSEEN = [
+    "The ferry to the island leaves at half past six, unless the wind is too strong.",
+    "“You might have told me,” she said, “before I sold the piano!”",
+    "Flight 2,847 was delayed by 95 minutes; nobody on board seemed to mind.",
+    "A naïve café owner paid €12.50 for 3 kg of crème brûlée.",
+    "Congratulations 🎉 on your new flat 😀!",
+    "First line.\nSecond line.\n\nA line after a gap.",
+    "My neighbour's dog barks whenever the postman whistles, so the postman has stopped whistling.",
+    "Why would anyone lock a garden that has no fence?",
+]
+
+
+@pytest.fixture(scope="module")
+def nano():
+    return load_autoencoder()
+
+
+def test_reconstructs_unseen_texts(nano):
+    results = [item for _, item in reconstruct(nano, UNSEEN)]
+    assert [item.text for item in results if not item.exact] == []
+
+
+def test_noise_curve_falls_from_readable_to_nonsense(nano):
+    points = curve(list(noise_experiment(nano, [PANGRAM, *UNSEEN[:3]], [0.0, 1.0, 2.0, 4.0])))
+    accuracy = [point.token_accuracy for point in points]
+    assert accuracy[0] == 1.0 and accuracy[-1] < 0.3
+    assert accuracy == sorted(accuracy, reverse=True)
+    assert [point.snr_db for point in points] == sorted(
+        (point.snr_db for point in points), reverse=True
+    )
+
+
+def test_latents_have_unit_variance_and_are_not_collapsed(nano):
+    assert nano.statistics.effective_rank > nano.channels / 4
+    real = nano.encode(UNSEEN).real
+    assert 0.6 < real.std(dim=0).mean() < 1.4
+
+
+def test_the_folder_is_small_and_says_what_it_is():
+    folder = bundled_folder()
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 30e6
+    record = json.loads((folder / "pretraining.json").read_text())
+    assert record["validation"]["exact"] > 0.8
+    assert "rocstories" not in record["data"]
+    assert (folder / "README.md").exists()
+
+
+def test_demo(cli, tmp_path):
+    plot = tmp_path / "curve.png"
+    result = cli("demo", "--plot", plot)
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.count("same: ") == 4
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    assert max(map(len, result.stdout.splitlines())) <= 80
+
+
+def test_summary_of_nothing_wrong(nano):
+    summary = summarise([item for _, item in reconstruct(nano, UNSEEN[:2])])
+    assert (summary.exact, summary.token_accuracy) == (1.0, 1.0)
