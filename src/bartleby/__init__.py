@@ -38,7 +38,11 @@ def __getattr__(name: str) -> Any:
 def silence_libraries() -> None:
     """Keeps library bars and warnings off the terminal; what matters in them is raised or said by us."""
     import os
+    import sys
 
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if "transformers" in sys.modules:  # already imported, it has read the variables above
+        sys.modules["transformers"].utils.logging.disable_progress_bar()
+        sys.modules["transformers"].utils.logging.set_verbosity_error()

@@ -25,7 +25,7 @@ from bartleby.precision import autocast
 from bartleby.tokenization import decode_ids, encode_texts, passages
 
 STATISTICS_FILE = "latent_statistics.json"
-TOKENS_PER_BATCH = 8192
+TOKENS_PER_BATCH = 8192  # for decoding, whose many small steps gain from company
 MAX_TRUNCATED_WINDOWS = (
     100  # a longer text would lose 99% of itself: that is a mistake, not a truncation
 )
@@ -170,9 +170,12 @@ class Autoencoder:
         return self.statistics.normalise(latents) if self.statistics else latents
 
     def encode_in_batches(
-        self, sequences: list[list[int]], *, tokens_per_batch: int = TOKENS_PER_BATCH
+        self, sequences: list[list[int]], *, tokens_per_batch: int | None = None
     ) -> Iterator[tuple[np.ndarray, Latents]]:
         """(indices into `sequences`, their latents), batch after batch, similar lengths together."""
+        if tokens_per_batch is None:
+            # A CPU is 20% slower on 8,192 tokens than on 2,048, which stay in its cache; a GPU wants more.
+            tokens_per_batch = 2048 if self.device.type == "cpu" else 32768
         lengths = np.array([len(sequence) for sequence in sequences])
         order = np.argsort(lengths, kind="stable")
         for indices in cut_by_tokens(order, lengths, tokens_per_batch):
@@ -212,7 +215,7 @@ class Autoencoder:
                 generation_config=GenerationConfig(
                     **dataclasses.asdict(settings),
                     do_sample=False,
-                    early_stopping=True,
+                    early_stopping=settings.num_beams > 1,
                     max_length=max(limits),
                     decoder_start_token_id=self.bart.config.decoder_start_token_id,
                     bos_token_id=self.tokenizer.bos_token_id,

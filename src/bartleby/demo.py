@@ -24,7 +24,9 @@ CURVE_TEXTS = [
     "He opened the letter slowly, read it twice, and put it back into the drawer without a word.",
     "In the spring the mountain roads are closed because of the snow.",
 ]
-CURVE_LEVELS = [index * 0.15 for index in range(11)]
+CURVE_LEVELS = [index * 0.25 for index in range(17)]
+# nano was trained to read noise that the published BART was not, so the demo goes further.
+DEMO_LEVELS = [*PUBLISHED_LEVELS, 2.0, 3.0]
 
 
 def run_demo(model: str | None, *, plot: Path, seed: int, as_json: bool) -> None:
@@ -58,7 +60,7 @@ def run_demo(model: str | None, *, plot: Path, seed: int, as_json: bool) -> None
     if not as_json:
         print("\n2. The noise experiment: Gaussian noise on the latents, then the decoder\n")
     noise_report(
-        list(noise_experiment(autoencoder, [PANGRAM], list(PUBLISHED_LEVELS), seed=seed, say=say)),
+        list(noise_experiment(autoencoder, [PANGRAM], DEMO_LEVELS, seed=seed, say=say)),
         as_json=as_json,
         many=False,
     )
@@ -71,7 +73,7 @@ def run_demo(model: str | None, *, plot: Path, seed: int, as_json: bool) -> None
     if not as_json:
         print(f"\n3. The whole curve is in {plot}")
     say(
-        '\nnext: bartleby noise "Any text of yours." --levels 0:1.5:0.25\n'
+        '\nnext: bartleby noise "Any text of yours." --levels 0:4:1\n'
         "      bartleby reconstruct FILE        your texts through the latents and back\n"
         "      bartleby info                    what the bundled model is"
     )

@@ -14,7 +14,13 @@ from dataclasses import dataclass
 
 import torch
 
-from bartleby.autoencoder import Autoencoder, DecodeSettings, Latents, fit_latent_statistics
+from bartleby.autoencoder import (
+    TOKENS_PER_BATCH,
+    Autoencoder,
+    DecodeSettings,
+    Latents,
+    fit_latent_statistics,
+)
 from bartleby.errors import UserError
 from bartleby.evaluation.text import bleu, sentence_bleu, token_accuracy
 from bartleby.tokenization import content_ids, decode_ids
@@ -88,7 +94,7 @@ def noise_experiment(
             )
         unit = statistics.std
     for level in levels:
-        for indices, latents in raw.encode_in_batches(sequences):
+        for indices, latents in raw.encode_in_batches(sequences, tokens_per_batch=TOKENS_PER_BATCH):
             noise = (
                 sample_noise(latents, seeds=[seed + int(index) for index in indices])
                 * unit[:, None]

@@ -41,7 +41,7 @@ class PretrainConfig:
     architecture: str = "nano"
     vocabulary: int = 8192
     window: int = 128  # tokens, <s> and </s> included
-    steps: int = 4000
+    steps: int = 2000
     tokens_per_batch: int = 2048  # padded decoder positions
     learning_rate: float = 1e-3
     warmup_steps: int = 100
@@ -74,7 +74,7 @@ class PretrainConfig:
 PRESETS = {
     "nano": PretrainConfig(),
     "wide": PretrainConfig(
-        architecture="wide", steps=1200, tokens_per_batch=1024, learning_rate=5e-4, decay_share=0.3
+        architecture="wide", steps=900, tokens_per_batch=1024, learning_rate=5e-4
     ),
     "tiny": PretrainConfig(
         architecture="tiny",

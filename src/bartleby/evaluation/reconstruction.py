@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from bartleby.autoencoder import Autoencoder, DecodeSettings
+from bartleby.autoencoder import TOKENS_PER_BATCH, Autoencoder, DecodeSettings
 from bartleby.evaluation.text import Reconstruction, bleu, token_accuracy
 from bartleby.tokenization import content_ids, decode_ids
 
@@ -27,13 +27,12 @@ def reconstruct(
     texts: list[str],
     settings: DecodeSettings = DecodeSettings(),
     *,
-    tokens_per_batch: int = 8192,
     say: Callable[[str], None] = print,
 ) -> Iterator[tuple[int, Reconstruction]]:
     """(index, reconstruction) of every text, in batches of similar length, so not in order."""
     sequences = autoencoder.tokenize(texts, say=say)
     for indices, latents in autoencoder.encode_in_batches(
-        sequences, tokens_per_batch=tokens_per_batch
+        sequences, tokens_per_batch=TOKENS_PER_BATCH
     ):
         written = autoencoder.decode_tokens(latents, settings)
         for index, sequence, text in zip(
