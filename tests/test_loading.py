@@ -1,6 +1,8 @@
+import functools
 import json
 import shutil
 
+import huggingface_hub
 import pytest
 import torch
 from transformers import (
@@ -99,3 +101,24 @@ def test_missing_folder_and_uncached_name_offline():
         load_autoencoder("./nowhere")
     with pytest.raises(UserError, match="not in the Hugging Face cache, and HF_HUB_OFFLINE is set"):
         load_autoencoder("facebook/bart-base")
+
+
+def test_a_cached_hub_model_is_loaded_by_name_without_network(model_folder, tmp_path, monkeypatch):
+    """The layout of the Hugging Face cache: refs/main names a commit, snapshots/COMMIT holds the files."""
+    repository = tmp_path / "hub" / "models--someone--small-bart"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("0" * 40)
+    shutil.copytree(model_folder, repository / "snapshots" / ("0" * 40))
+    download = functools.partial(huggingface_hub.snapshot_download, cache_dir=tmp_path / "hub")
+    monkeypatch.setattr("bartleby.loading.snapshot_download", download)
+    loaded = load_autoencoder("someone/small-bart")
+    assert loaded.name == "someone/small-bart"
+    assert loaded.encode(["Tom."]).values.shape[1] == 64
+    (repository / "snapshots" / ("0" * 40) / "model.safetensors").unlink()
+    with pytest.raises(UserError, match="not in the Hugging Face cache"):
+        load_autoencoder("someone/small-bart")
+
+
+def test_a_name_that_no_hub_could_hold():
+    with pytest.raises(UserError, match="neither a folder nor a hub name"):
+        load_autoencoder("two words")

@@ -21,6 +21,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from bartleby.batching import cut_by_tokens, pad
 from bartleby.errors import UserError
+from bartleby.messages import say
 from bartleby.precision import autocast
 from bartleby.tokenization import decode_ids, encode_texts, passages
 
@@ -109,7 +110,7 @@ class Autoencoder:
     """A BART, its tokenizer and, where known, the statistics of its latents.
 
     window: tokens a text may have, <s> and </s> included.  dtype: what the networks compute in; latents
-    are float32 always.
+    are float32 always.  folder: where it was loaded from.
     """
 
     bart: BartForConditionalGeneration
@@ -118,6 +119,7 @@ class Autoencoder:
     name: str
     statistics: LatentStatistics | None = None
     dtype: torch.dtype = torch.float32
+    folder: Path | None = None
 
     @property
     def channels(self) -> int:
@@ -129,7 +131,7 @@ class Autoencoder:
         """Where the networks are."""
         return self.bart.device
 
-    def tokenize(self, texts: list[str], *, say: Callable[[str], None] = print) -> list[list[int]]:
+    def tokenize(self, texts: list[str], *, say: Callable[[str], None] = say) -> list[list[int]]:
         """Token ids of each text, cut to the window; how many were cut is said.
 
         Raises UserError for a blank text, and for one so long that under 1% of it would be left.
@@ -181,7 +183,7 @@ class Autoencoder:
         for indices in cut_by_tokens(order, lengths, tokens_per_batch):
             yield indices, self.encode_tokens([sequences[index] for index in indices])
 
-    def encode(self, texts: list[str], *, say: Callable[[str], None] = print) -> Latents:
+    def encode(self, texts: list[str], *, say: Callable[[str], None] = say) -> Latents:
         """Latents of all texts, [B, C, L] with L the longest text's tokens, in the texts' order."""
         sequences = self.tokenize(texts, say=say)
         longest = max(len(sequence) for sequence in sequences)
@@ -246,7 +248,7 @@ def fit_to_window(sequence: list[int], window: int) -> list[int]:
 
 
 def fit_latent_statistics(
-    autoencoder: Autoencoder, texts: list[str], *, source: str, say: Callable[[str], None] = print
+    autoencoder: Autoencoder, texts: list[str], *, source: str, say: Callable[[str], None] = say
 ) -> LatentStatistics:
     """Mean, deviation and effective rank of the raw latents over the real tokens of `texts`.
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.constants import HF_HUB_OFFLINE
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, BartForConditionalGeneration, GenerationConfig
 
@@ -16,6 +18,7 @@ from bartleby.precision import network_dtype
 
 BUNDLED = "nano"
 DEFAULT_WINDOW = 128
+HUB_FILES = ["*.json", "*.txt", "*.safetensors"]  # configuration, tokenizer, weights; no pickles
 
 
 def load_autoencoder(
@@ -30,21 +33,21 @@ def load_autoencoder(
     a text may have; by default 128, or less where the model's positions or tokenizer allow less.
     Raises UserError for anything that is not a loadable BART.
     """
-    source = model_source(model)
+    folder = model_folder(model)
     name = str(model or BUNDLED)
     try:
-        config = AutoConfig.from_pretrained(source)
+        config = AutoConfig.from_pretrained(folder)
         if config.model_type != "bart":
             raise UserError(f"'{name}' is a {config.model_type} model; Bartleby needs a BART")
-        _check_weights(source)
+        _check_weights(folder)
         bart = BartForConditionalGeneration.from_pretrained(
-            source, dtype=torch.float32, use_safetensors=True
+            folder, dtype=torch.float32, use_safetensors=True
         )
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
     except UserError:
         raise
     except (OSError, ValueError, KeyError, SafetensorError, RuntimeError, TypeError) as error:
-        raise UserError(_why_not_loaded(name, source, error)) from None
+        raise UserError(f"the model in '{name}' cannot be loaded: {_first_line(error)}") from None
     if len(tokenizer) > config.vocab_size:
         raise UserError(
             f"'{name}': the tokenizer has {len(tokenizer):,} entries, the model's vocabulary {config.vocab_size:,}"
@@ -57,7 +60,8 @@ def load_autoencoder(
         tokenizer=tokenizer,
         window=_window(window, config.max_position_embeddings, tokenizer.model_max_length),
         name=name,
-        statistics=read_statistics(Path(source), config.d_model),
+        folder=folder,
+        statistics=read_statistics(folder, config.d_model),
         dtype=network_dtype(device),
     )
 
@@ -67,26 +71,57 @@ def bundled_folder() -> Path:
     return Path(__file__).parent / "pretrained" / BUNDLED
 
 
-def model_source(model: str | Path | None) -> str:
-    """The folder or hub name to load from; UserError for a path that does not exist."""
+def model_folder(model: str | Path | None) -> Path:
+    """The local folder of a model: bundled, named, or fetched from the hub into its cache.
+
+    The network is asked only for what the cache lacks. Raises UserError for a path that does not
+    exist, and for a hub name that cannot be fetched.
+    """
     if model is None or str(model) == BUNDLED:
-        return str(bundled_folder())
+        return bundled_folder()
     path = Path(model).expanduser()
     if path.is_dir():
         if not (path / "config.json").exists():
             raise UserError(f"folder '{model}' holds no model: config.json is missing")
-        return str(path)
+        return path
     if path.exists():
         raise UserError(f"'{model}' is a file; name the model's folder")
     if str(model).startswith((".", "/", "~")) or str(model).count("/") > 1:
         raise UserError(f"no model folder at '{model}'")
-    return str(model)
+    return _cached(str(model)) or _fetch(str(model))
 
 
-def _check_weights(source: str) -> None:
-    """In a local folder, the header of each weights file, so that a damaged one is named."""
-    folder = Path(source)
-    for file in sorted(folder.glob("*.safetensors")) if folder.is_dir() else ():
+def _cached(name: str) -> Path | None:
+    """The hub cache's folder for `name`, if it is there with configuration and weights."""
+    try:
+        folder = Path(snapshot_download(name, allow_patterns=HUB_FILES, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+    except HFValidationError as error:
+        raise UserError(
+            f"'{name}' is neither a folder nor a hub name: {_first_line(error)}"
+        ) from None
+    complete = (folder / "config.json").exists() and any(folder.glob("*.safetensors"))
+    return folder if complete else None
+
+
+def _fetch(name: str) -> Path:
+    if HF_HUB_OFFLINE:
+        raise UserError(
+            f"'{name}' is no local folder and not in the Hugging Face cache, and HF_HUB_OFFLINE is set: "
+            "unset it to fetch the model, or name a folder"
+        )
+    try:
+        return Path(snapshot_download(name, allow_patterns=HUB_FILES))
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        raise UserError(
+            f"'{name}' is no local folder and could not be fetched from the Hugging Face hub: {_first_line(error)}"
+        ) from None
+
+
+def _check_weights(folder: Path) -> None:
+    """The header and size of each weights file, so that a damaged one is named."""
+    for file in sorted(folder.glob("*.safetensors")):
         size = file.stat().st_size
         with file.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
@@ -113,18 +148,6 @@ def _window(wanted: int | None, positions: int, tokenizer_limit: int) -> int:
     if not 4 <= wanted <= largest:
         raise UserError(f"window is {wanted}; this model reads 4 to {largest} tokens")
     return wanted
-
-
-def _why_not_loaded(name: str, source: str, error: Exception) -> str:
-    if Path(source).is_dir():
-        return f"the model in '{name}' cannot be loaded: {_first_line(error)}"
-    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON")
-    if offline:
-        return (
-            f"'{name}' is no local folder and not in the Hugging Face cache, and HF_HUB_OFFLINE is set: "
-            "unset it to fetch the model, or name a folder"
-        )
-    return f"'{name}' is no local folder and could not be fetched from the Hugging Face hub: {_first_line(error)}"
 
 
 def _first_line(error: Exception) -> str:

@@ -23,6 +23,7 @@ from bartleby.autoencoder import (
 )
 from bartleby.errors import UserError
 from bartleby.evaluation.text import bleu, sentence_bleu, token_accuracy
+from bartleby.messages import say
 from bartleby.tokenization import content_ids, decode_ids
 
 PANGRAM = (
@@ -70,7 +71,7 @@ def noise_experiment(
     relative: bool = False,
     seed: int = 0,
     settings: DecodeSettings = DecodeSettings(),
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = say,
 ) -> Iterator[NoisedText]:
     """Every text at every level: level by level, the texts of a level in batches of similar length.
 

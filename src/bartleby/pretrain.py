@@ -30,6 +30,7 @@ from bartleby.checkpoints import (
 )
 from bartleby.denoising import Corruption, DenoisingBatch, DenoisingBatches, denoising_loss
 from bartleby.errors import UserError
+from bartleby.messages import say
 from bartleby.precision import autocast, network_dtype
 from bartleby.tokenization import encode_texts, passages, train_tokenizer
 
@@ -120,7 +121,7 @@ def pretrain(
     run: Path,
     *,
     device: str = "cpu",
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = say,
 ) -> Iterator[Progress]:
     """Trains on `texts`, resuming from `run` if it holds a checkpoint of the same configuration.
 

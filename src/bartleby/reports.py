@@ -12,7 +12,6 @@ from bartleby.autoencoder import Autoencoder
 from bartleby.console import print_json, wrapped
 from bartleby.evaluation.reconstruction import by_length, summarise
 from bartleby.evaluation.text import Reconstruction
-from bartleby.loading import model_source
 from bartleby.noise import CurvePoint, NoisedText, curve
 
 
@@ -74,16 +73,14 @@ def reconstruction_report(items: list[Reconstruction], *, as_json: bool, show: i
 def describe(autoencoder: Autoencoder) -> dict:
     """What a model is, as plain values."""
     config = autoencoder.bart.config
-    source = model_source(None if autoencoder.name == "nano" else autoencoder.name)
-    folder = Path(source)
+    folder = autoencoder.folder
     statistics = autoencoder.statistics
     return {
         "model": autoencoder.name,
-        "stored": str(folder.resolve()) if folder.is_dir() else f"Hugging Face cache ({source})",
+        "stored": str(folder.resolve()),
         "megabytes": round(
             sum(file.stat().st_size for file in folder.glob("*.safetensors")) / 1e6, 1
-        )
-        or None,
+        ),
         "parameters": sum(parameter.numel() for parameter in autoencoder.bart.parameters()),
         "encoder_layers": config.encoder_layers,
         "decoder_layers": config.decoder_layers,

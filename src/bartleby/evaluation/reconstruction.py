@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from bartleby.autoencoder import TOKENS_PER_BATCH, Autoencoder, DecodeSettings
 from bartleby.evaluation.text import Reconstruction, bleu, token_accuracy
+from bartleby.messages import say
 from bartleby.tokenization import content_ids, decode_ids
 
 WORD_BUCKETS = ((1, 9), (10, 50), (51, 100), (101, None))
@@ -27,7 +28,7 @@ def reconstruct(
     texts: list[str],
     settings: DecodeSettings = DecodeSettings(),
     *,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = say,
 ) -> Iterator[tuple[int, Reconstruction]]:
     """(index, reconstruction) of every text, in batches of similar length, so not in order."""
     sequences = autoencoder.tokenize(texts, say=say)
