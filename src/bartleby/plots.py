@@ -29,17 +29,11 @@ def plot_noise_curve(
     for (label, values), style in zip(series.items(), ("-", "-", "-", "--"), strict=True):
         axes.plot(levels, values, style, marker="o", markersize=3, label=label)
     if not relative:
-        for level in PUBLISHED_LEVELS:
-            if min(levels) <= level <= max(levels):
-                axes.axvline(level, color="0.7", linewidth=1, zorder=0)
-                axes.annotate(
-                    f"published {level}",
-                    (level, 1.04),
-                    rotation=0,
-                    ha="center",
-                    fontsize=8,
-                    color="0.4",
-                )
+        marked = [level for level in PUBLISHED_LEVELS if min(levels) <= level <= max(levels)]
+        for level in marked:
+            label = "published levels" if level == marked[0] else None
+            axes.axvline(level, color="0.6", linewidth=1, linestyle=":", zorder=0, label=label)
+            axes.annotate(f"{level}", (level, 1.04), ha="center", fontsize=8, color="0.3")
     unit = "standard deviations of each channel" if relative else "added to raw latents"
     axes.set(xlabel=f"noise level ({unit})", ylim=(-0.02, 1.09))
     counted = "1 text" if texts == 1 else f"{texts:,} texts"
