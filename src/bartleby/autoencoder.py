@@ -105,6 +105,42 @@ class LatentStatistics:
         )
 
 
+class LatentMoments:
+    """Running mean and covariance of raw latents, in float64: add real tokens [n, C], then read."""
+
+    def __init__(self, channels: int):
+        self.count = 0
+        self.total = torch.zeros(channels, dtype=torch.float64)
+        self.products = torch.zeros(channels, channels, dtype=torch.float64)
+
+    def add(self, real: torch.Tensor) -> None:
+        real = real.cpu()
+        self.count += len(real)
+        self.total += real.sum(dim=0, dtype=torch.float64)
+        self.products += (real.T @ real).double()
+
+    @property
+    def mean(self) -> torch.Tensor:
+        """[C]"""
+        return self.total / self.count
+
+    @property
+    def covariance(self) -> torch.Tensor:
+        """[C, C]"""
+        return self.products / self.count - torch.outer(self.mean, self.mean)
+
+    def statistics(self, source: str) -> LatentStatistics:
+        """Per channel, with the effective rank of all."""
+        covariance = self.covariance
+        return LatentStatistics(
+            mean=self.mean.float(),
+            std=covariance.diagonal().clamp_min(1e-12).sqrt().float(),
+            tokens=self.count,
+            effective_rank=effective_rank(covariance),
+            source=source,
+        )
+
+
 @dataclass(frozen=True)
 class Autoencoder:
     """A BART, its tokenizer and, where known, the statistics of its latents.
@@ -256,23 +292,10 @@ def fit_latent_statistics(
     C for white latents, 1 when all lie on a line.
     """
     raw = dataclasses.replace(autoencoder, statistics=None)
-    count = 0
-    total = torch.zeros(raw.channels, dtype=torch.float64)
-    products = torch.zeros(raw.channels, raw.channels, dtype=torch.float64)
+    moments = LatentMoments(raw.channels)
     for _, latents in raw.encode_in_batches(raw.tokenize(texts, say=say)):
-        real = latents.real.cpu().double()
-        count += len(real)
-        total += real.sum(dim=0)
-        products += real.T @ real
-    mean = total / count
-    covariance = products / count - torch.outer(mean, mean)
-    return LatentStatistics(
-        mean=mean.float(),
-        std=covariance.diagonal().clamp_min(1e-12).sqrt().float(),
-        tokens=count,
-        effective_rank=effective_rank(covariance),
-        source=source,
-    )
+        moments.add(latents.real)
+    return moments.statistics(source)
 
 
 def effective_rank(covariance: torch.Tensor) -> float:

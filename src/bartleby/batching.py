@@ -49,3 +49,8 @@ def pad(
         ids[row, : len(sequence)] = sequence
         mask[row, : len(sequence)] = 1
     return torch.from_numpy(ids), torch.from_numpy(mask)
+
+
+def round_up(length: int, multiple: int) -> int:
+    """The smallest multiple of `multiple` that is at least `length`."""
+    return -(-length // multiple) * multiple

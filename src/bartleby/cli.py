@@ -90,6 +90,7 @@ Split = Annotated[
     bool, typer.Option("--split", help="Cut long texts into passages instead of truncating them.")
 ]
 Column = Annotated[str, typer.Option(help="Field of .jsonl or column of .csv that holds the text.")]
+Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 Beams = Annotated[int, typer.Option(min=1, max=64, help="Beams of the decoder; 1 is greedy.")]
 
 
@@ -265,7 +266,7 @@ def pretrain(
     save_every: Annotated[float, typer.Option(min=0, help="Minutes between checkpoints.")] = 4.0,
     validate_every: Annotated[int, typer.Option(min=1, help="Steps between validations.")] = 500,
     column: Column = "text",
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Device = "cpu",
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
@@ -281,6 +282,99 @@ def pretrain(
     run_pretraining(
         config, data, out, column=column, device=device, validate_every=validate_every, as_json=json
     )
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="What to train on what.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder. Default: runs/ and the configuration's name.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Override a key; may be repeated."),
+    ] = None,
+    device: Device = "cpu",
+    seed: Annotated[int | None, typer.Option(min=0, help="Overrides training.seed.")] = None,
+    json: Json = False,
+) -> None:
+    """Train a denoiser. Run the same command again to resume.
+
+    Example: bartleby train configs/nano.toml --set data.source=stories.txt
+
+    On several processes or GPUs: accelerate launch -m bartleby train CONFIG.toml
+    """
+    from bartleby.config import read_config
+    from bartleby.console import print_json, say
+    from bartleby.reports import print_scores
+    from bartleby.train_run import run_training
+
+    overrides = [*(set_ or []), *([] if seed is None else [f"training.seed={seed}"])]
+    run = out or Path("runs") / config.stem
+    record = run_training(read_config(config, overrides), run, device=device)
+    if not record:
+        return  # another process has it
+    if json:
+        print_json(record)
+    else:
+        print_scores(record)
+    say(f"saved {run}  →  try: bartleby doctor {run}")
+
+
+@app.command()
+def doctor(
+    run: Annotated[Path, typer.Argument(help="A run folder of bartleby train.")],
+    json: Json = False,
+) -> None:
+    """Say why a denoiser's run fails, or that it does not, with the number behind each answer."""
+    from bartleby.console import say
+    from bartleby.doctor import diagnose
+    from bartleby.reports import doctor_report
+    from bartleby.train_run import open_run
+
+    setup, denoiser = open_run(run, say=say)
+    doctor_report(diagnose(setup, denoiser, say=say), as_json=json)
+
+
+@app.command()
+def study(
+    data: Annotated[str, typer.Option(help="File, folder or Hugging Face dataset.")] = "wikitext-2",
+    out: Annotated[Path, typer.Option(help="Folder of runs and report.")] = Path("runs/study"),
+    minutes: Annotated[
+        float, typer.Option(min=0.01, help="Training time of each run at most.")
+    ] = 25.0,
+    epochs: Annotated[float, typer.Option(min=0.01, help="Epochs of each run at most.")] = 2.0,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A small version on little text, in minutes.")
+    ] = False,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Only this run of the matrix; may be repeated.")
+    ] = None,
+    column: Column = "text",
+    model: Model = None,
+    device: Device = "cpu",
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Train the published denoisers and ours alike, and report why some stall. Resumes where it stopped.
+
+    Example: bartleby study --quick --data stories.txt
+    """
+    import dataclasses
+
+    from bartleby.console import say
+    from bartleby.reports import study_report
+    from bartleby.study import StudySettings, quick_settings, run_study
+    from bartleby.study_report import write_report
+
+    settings = StudySettings(
+        data=data, column=column, model=model or "nano", minutes=minutes, epochs=epochs, seed=seed
+    )
+    settings = quick_settings(settings) if quick else settings
+    rows = run_study(settings, out, only=only, device=device)
+    report = write_report(rows, dataclasses.asdict(settings), out)
+    study_report(rows, as_json=json)
+    say(f"report saved: {report} and {report.with_suffix('.md')}")
 
 
 def _texts(text: str | None, file: Path | None, column: str, limit: int | None) -> list[str]:

@@ -31,6 +31,7 @@ from bartleby.checkpoints import (
 from bartleby.denoising import Corruption, DenoisingBatch, DenoisingBatches, denoising_loss
 from bartleby.errors import UserError
 from bartleby.messages import say
+from bartleby.optimisation import learning_rate
 from bartleby.precision import autocast, network_dtype
 from bartleby.tokenization import encode_texts, passages, train_tokenizer
 
@@ -107,14 +108,6 @@ class Progress:
     tokenizer: PreTrainedTokenizerBase
 
 
-def learning_rate(config: PretrainConfig, step: int) -> float:
-    """Warm-up, constant, then linear decay to zero: a run may be made longer until the decay begins."""
-    decay_steps = max(1, int(config.steps * config.decay_share))
-    return config.learning_rate * min(
-        1.0, (step + 1) / config.warmup_steps, (config.steps - step) / decay_steps
-    )
-
-
 def pretrain(
     config: PretrainConfig,
     texts: list[str],
@@ -156,7 +149,13 @@ def pretrain(
         if step >= config.steps:
             return
         batch = batches.make([sequences[index] for index in indices], seed=(config.seed, 1, step))
-        rate = learning_rate(config, step)
+        rate = learning_rate(
+            config.learning_rate,
+            step,
+            steps=config.steps,
+            warmup_steps=config.warmup_steps,
+            decay_share=config.decay_share,
+        )
         loss = train_step(
             bart, optimizer, _to(batch, device), rate=rate, clip=config.gradient_clip, dtype=dtype
         )

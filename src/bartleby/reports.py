@@ -7,12 +7,16 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bartleby.autoencoder import Autoencoder
 from bartleby.console import print_json, wrapped
 from bartleby.evaluation.reconstruction import by_length, summarise
 from bartleby.evaluation.text import Reconstruction
 from bartleby.noise import CurvePoint, NoisedText, curve
+
+if TYPE_CHECKING:
+    from bartleby.doctor import Finding
 
 
 def noise_report(results: list[NoisedText], *, as_json: bool, many: bool) -> None:
@@ -137,3 +141,49 @@ def info_report(autoencoder: Autoencoder, *, as_json: bool) -> None:
             f"{'validation':<16} {result['texts']:,} texts: exact {result['exact']:.1%}, "
             f"tokens {result['token_accuracy']:.2%}"
         )
+
+
+def print_scores(record: dict) -> None:
+    """A finished training run in two lines."""
+    scores = record["validation"]
+    print(
+        f"{record['denoiser']}, predicts {record['target']}: {record['parameters']:,} parameters, "
+        f"{record['steps']:,} steps, {record['seconds'] / 60:.1f} minutes"
+    )
+    print(
+        f"validation: noise cosine {scores['noise_cosine']:.3f} · x0 cosine {scores['x0_cosine']:.3f} · "
+        f"x0 magnitude {scores['x0_magnitude']:.2f}"
+    )
+
+
+def doctor_report(findings: list[Finding], *, as_json: bool) -> None:
+    """A line a check, problems first, and what it comes to. JSON: an object a check."""
+    if as_json:
+        for finding in findings:
+            print_json(finding)
+        return
+    for finding in sorted(findings, key=lambda finding: not finding.problem):
+        label = "PROBLEM" if finding.problem else "ok"
+        print(wrapped(f"{label:<8}{finding.name}: {finding.text}.", indent=""))
+    problems = sum(finding.problem for finding in findings)
+    print(f"\n{problems or 'no'} {'problem' if problems == 1 else 'problems'} found")
+
+
+def study_report(rows: list[dict], *, as_json: bool) -> None:
+    """A line a run. JSON: an object a run."""
+    keys = ["name", "target", "parameters", "steps", "seconds", "noise_cosine", "x0_cosine"]
+    keys += ["token_accuracy", "failed"]
+    if as_json:
+        for row in rows:
+            print_json({key: row[key] for key in keys if key in row})
+        return
+    print(f"{'run':<26}{'parameters':>12}{'steps':>7}{'min':>6}{'noise':>8}{'x0':>7}{'tokens':>8}")
+    for row in rows:
+        if "failed" in row:
+            print(f"{row['name']:<26}failed: {row['failed']}")
+            continue
+        print(
+            f"{row['name']:<26}{row['parameters']:>12,}{row['steps']:>7,}{row['seconds'] / 60:>6.1f}"
+            f"{row['noise_cosine']:>8.3f}{row['x0_cosine']:>7.3f}{row['token_accuracy']:>8.1%}"
+        )
+    print("noise and x0: cosines over validation passages and timesteps; tokens: of the decoded x0")

@@ -1,0 +1,118 @@
+"""Denoisers by name, new or from a saved folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from diffusers import ModelMixin
+
+from bartleby.denoisers.baselines import IdentityDenoiser, MixtureDenoiser, WienerDenoiser
+from bartleby.denoisers.diffusers_unet import DiffusersUNet1D
+from bartleby.denoisers.simple_unet import SimpleUNet1D
+from bartleby.denoisers.text_unet import TextUNet1D
+from bartleby.denoisers.transformer import SIZES, DenoisingTransformer
+from bartleby.errors import UserError
+
+DENOISERS = ("simple-unet", "diffusers-unet", "text-unet", "transformer")
+CLASSES = {
+    kind.__name__: kind
+    for kind in (
+        SimpleUNet1D,
+        DiffusersUNet1D,
+        TextUNet1D,
+        DenoisingTransformer,
+        IdentityDenoiser,
+        WienerDenoiser,
+        MixtureDenoiser,
+    )
+}
+for kind in CLASSES.values():
+    # diffusers records a class by its module's path; the package's name survives moved files.
+    kind.__module__ = "bartleby"
+
+
+def build_denoiser(
+    name: str,
+    *,
+    channels: int,
+    window: int,
+    timesteps: int = 1000,
+    size: str = "small",
+    widths: tuple[int, ...] | None = None,
+    self_conditioning: bool = False,
+    precondition: str = "none",
+    vocabulary: int = 0,
+    seed: int = 0,
+) -> ModelMixin:
+    """A new denoiser for latents of `channels` and at most `window` tokens; the same seed gives the same weights.
+
+    size, self_conditioning and precondition belong to the transformer, widths to the UNets, vocabulary
+    to the mixture. Raises
+    UserError for an unknown name or size, for options of another denoiser, and for a window that the
+    network cannot halve often enough.
+    """
+    if name not in DENOISERS:
+        raise UserError(f"denoiser.name is '{name}' (known: {', '.join(DENOISERS)})")
+    if name == "transformer" and size not in SIZES:
+        raise UserError(f"denoiser.size is '{size}' (known: {', '.join(SIZES)})")
+    if name == "transformer" and widths:
+        raise UserError("denoiser.widths is for UNets; a transformer takes denoiser.size")
+    if name != "transformer" and (self_conditioning or precondition != "none"):
+        option = "self_conditioning" if self_conditioning else "precondition"
+        raise UserError(f"denoiser.{option} needs denoiser.name = 'transformer', not '{name}'")
+    options = {} if widths is None else {"widths": tuple(widths)}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if name == "transformer":
+            width, layers, heads = SIZES[size]
+            return DenoisingTransformer(
+                channels=channels,
+                width=width,
+                layers=layers,
+                heads=heads,
+                self_conditioning=self_conditioning,
+                precondition=precondition,
+                timesteps=timesteps,
+                vocabulary=vocabulary if precondition == "mixture" else 0,
+                window=window if precondition == "mixture" else 0,
+            )
+        if name == "diffusers-unet":
+            widths = widths or diffusers_widths(channels)
+            denoiser = DiffusersUNet1D(channels=channels, length=window, widths=tuple(widths))
+        else:
+            kind = {"simple-unet": SimpleUNet1D, "text-unet": TextUNet1D}[name]
+            denoiser = kind(channels=channels, **options)
+    if window % denoiser.length_multiple:
+        raise UserError(
+            f"autoencoder.window is {window}, but '{name}' halves the length and needs a multiple of "
+            f"{denoiser.length_multiple}; use {window // denoiser.length_multiple * denoiser.length_multiple}"
+        )
+    return denoiser
+
+
+def diffusers_widths(channels: int) -> tuple[int, int, int]:
+    """(256, 512, 768) at 768 channels, scaled with them; multiples of 8 for GroupNorm."""
+    return tuple(max(8, channels * third // 24 * 8) for third in (1, 2, 3))
+
+
+def load_denoiser(folder: str | Path) -> ModelMixin:
+    """A denoiser saved with `save_pretrained`, of whichever of our classes, ready to use."""
+    path = Path(folder) / "config.json"
+    try:
+        name = json.loads(path.read_text(encoding="utf-8"))["_class_name"]
+        kind = CLASSES[name]
+    except (OSError, ValueError, KeyError):
+        raise UserError(f"'{folder}' holds no denoiser of Bartleby") from None
+    try:
+        return kind.from_pretrained(folder, use_safetensors=True).eval()
+    except (OSError, ValueError, RuntimeError, TypeError) as error:
+        raise UserError(
+            f"the denoiser in '{folder}' cannot be loaded: {str(error).splitlines()[0]}"
+        ) from None
+
+
+def parameters(denoiser: ModelMixin) -> int:
+    """Trainable parameters."""
+    return sum(weight.numel() for weight in denoiser.parameters())

@@ -1,0 +1,176 @@
+"""What can be said of x0 from one position of x_t alone, in closed form, from statistics of the latents.
+
+Two models of clean latents. `WienerFilter`: Gaussian, with their covariance. `TokenMixture`: a mean for
+each position and each token of the vocabulary, and a Gaussian around them; which token it is follows
+from x_t by Bayes' rule. Both give the posterior mean and deviation of x0, which a network may correct:
+Karras et al. 2022 (EDM, table 1) is the Gaussian with unit covariance.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """x0 given x_t, in axes where its channels are independent; all [B, k, L] or [B, k, 1], float32.
+
+    inputs: what a network should read, about unit variance.  mean, deviation: of x0's C components.
+    """
+
+    inputs: torch.Tensor
+    mean: torch.Tensor
+    deviation: torch.Tensor
+
+
+class WienerFilter(nn.Module):
+    """The best linear estimate of x0 from each position.
+
+    Latents of covariance U diag(lambda) U', noised to x_t = sqrt(a) x0 + sqrt(1-a) noise, have along U
+    independent components z_i of variance a lambda_i + 1 - a. x0's component then has the posterior mean
+    sqrt(a) lambda_i / (a lambda_i + 1 - a) z_i and variance lambda_i (1-a) / (a lambda_i + 1 - a).
+
+    Tables, set by `fit` and saved with the model: basis U [C, C], eigenvalues [C], alpha_bar [T].
+    """
+
+    inputs_per_channel = 1
+
+    def __init__(self, channels: int, timesteps: int):
+        super().__init__()
+        self.register_buffer("basis", torch.eye(channels))
+        self.register_buffer("eigenvalues", torch.ones(channels))
+        self.register_buffer("alpha_bar", torch.linspace(1, 0, timesteps))
+
+    def fit(self, covariance: torch.Tensor, alpha_bar: torch.Tensor) -> None:
+        """For latents of this covariance [C, C] under this schedule [T]."""
+        eigenvalues, basis = torch.linalg.eigh(covariance.double().cpu())
+        self.eigenvalues.copy_(eigenvalues.flip(0).clamp_min(0))
+        self.basis.copy_(basis.flip(1))
+        self.alpha_bar.copy_(alpha_bar)
+
+    def infer(
+        self, sample: torch.Tensor, timesteps: torch.Tensor, mask: torch.Tensor | None = None
+    ) -> Posterior:
+        """The posterior given x_t [B, C, L] at timesteps [B]."""
+        # In half precision the way there and back would lose more than the noise of early timesteps.
+        with torch.autocast(sample.device.type, enabled=False):
+            a = self.alpha_bar[timesteps][:, None, None]  # [B, 1, 1]
+            eigenvalues = self.eigenvalues[:, None]
+            z = self.basis.T @ sample.float()
+            variance = a * eigenvalues + 1 - a  # [B, C, 1]
+            return Posterior(
+                inputs=z / variance.sqrt(),
+                mean=a.sqrt() * eigenvalues / variance * z,
+                deviation=(eigenvalues * (1 - a) / variance).sqrt(),
+            )
+
+    def estimate(
+        self, posterior: Posterior, correction: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """x0 [B, C, L]: the posterior mean, plus a correction in units of its deviation."""
+        with torch.autocast(posterior.mean.device.type, enabled=False):
+            return self.basis @ corrected(posterior, correction)
+
+
+class TokenMixture(nn.Module):
+    """x0 = position mean + token mean + a Gaussian rest, the token unknown: its posterior is Bayes' rule.
+
+    Tables, set by `fit` and saved with the model: position_means [L, C]; along the axes of the rest's
+    covariance (basis, eigenvalues) token_means [V, C]; log_prior [V]; alpha_bar [T].
+    """
+
+    inputs_per_channel = 2
+
+    def __init__(self, channels: int, timesteps: int, vocabulary: int, window: int):
+        super().__init__()
+        self.register_buffer("basis", torch.eye(channels))
+        self.register_buffer("eigenvalues", torch.ones(channels))
+        self.register_buffer("alpha_bar", torch.linspace(1, 0, timesteps))
+        self.register_buffer("position_means", torch.zeros(window, channels))
+        self.register_buffer("token_means", torch.zeros(vocabulary, channels))
+        self.register_buffer("log_prior", torch.zeros(vocabulary))
+
+    def fit(
+        self,
+        *,
+        position_means: torch.Tensor,
+        token_means: torch.Tensor,
+        prior: torch.Tensor,
+        within: torch.Tensor,
+        alpha_bar: torch.Tensor,
+    ) -> None:
+        """position_means: [L, C].  token_means: [V, C].  prior: [V].  within: [C, C], covariance of the rest."""
+        eigenvalues, basis = torch.linalg.eigh(within.double().cpu())
+        self.eigenvalues.copy_(eigenvalues.flip(0).clamp_min(0))
+        self.basis.copy_(basis.flip(1))
+        self.alpha_bar.copy_(alpha_bar)
+        self.position_means.copy_(position_means)
+        self.token_means.copy_(token_means.float() @ self.basis)
+        self.log_prior.copy_(prior.log())
+
+    def infer(
+        self, sample: torch.Tensor, timesteps: torch.Tensor, mask: torch.Tensor | None = None
+    ) -> Posterior:
+        """The posterior given x_t [B, C, L] at timesteps [B]; work is only done at real tokens."""
+        with torch.autocast(sample.device.type, enabled=False):
+            if mask is None:
+                mask = torch.ones_like(sample[:, 0], dtype=torch.bool)
+            mask = mask.bool()
+            row = mask.nonzero()[:, 0]  # [n], which text each real token is of
+            a = self.alpha_bar[timesteps][:, None]  # [B, 1]
+            precision = 1 / (a * self.eigenvalues + 1 - a)  # [B, C]
+            gain = a.sqrt() * self.eigenvalues * precision  # [B, C]
+            centred = sample.float().transpose(1, 2) - a.sqrt()[:, :, None] * self._positions(
+                sample
+            )
+            z = centred[mask] @ self.basis  # [n, C]
+            token, square = self._expected_token(z, a, precision, row)
+            mean = token + gain[row] * (z - a.sqrt()[row] * token)
+            spread = (square - token.square()).clamp_min(0)
+            variance = (self.eigenvalues * (1 - a) * precision)[row]
+            variance = variance + (1 - a.sqrt() * gain).square()[row] * spread
+            return Posterior(
+                inputs=_spread(torch.cat([z * precision.sqrt()[row], mean], dim=1), mask),
+                mean=_spread(mean, mask),
+                deviation=_spread(variance.sqrt(), mask),
+            )
+
+    def _expected_token(self, z, a, precision, row) -> tuple[torch.Tensor, torch.Tensor]:
+        """Posterior mean [n, C] of the token's mean, and of its square."""
+        squares = self.token_means.square()
+        logits = (a.sqrt()[row] * precision[row] * z) @ self.token_means.T  # [n, V]
+        logits -= (0.5 * a * (precision @ squares.T))[row]
+        probabilities = (logits + self.log_prior).softmax(dim=1)
+        return probabilities @ self.token_means, probabilities @ squares
+
+    def _positions(self, sample: torch.Tensor) -> torch.Tensor:
+        length, known = sample.shape[2], len(self.position_means)
+        if length <= known:
+            return self.position_means[:length]
+        rest = self.position_means[-1:].expand(length - known, -1)  # padding beyond the window
+        return torch.cat([self.position_means, rest])
+
+    def estimate(
+        self, posterior: Posterior, correction: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """x0 [B, C, L]: the posterior mean, plus a correction in units of its deviation."""
+        with torch.autocast(posterior.mean.device.type, enabled=False):
+            x0 = self.basis @ corrected(posterior, correction)
+            return x0 + self._positions(x0).T
+
+
+def corrected(posterior: Posterior, correction: torch.Tensor | None) -> torch.Tensor:
+    """The mean, moved by `correction` deviations."""
+    if correction is None:
+        return posterior.mean
+    return posterior.mean + posterior.deviation * correction.float()
+
+
+def _spread(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Values [n, k] of real tokens at their places in [B, k, L]."""
+    placed = values.new_zeros(*mask.shape, values.shape[1])
+    placed[mask] = values
+    return placed.transpose(1, 2)

@@ -1,0 +1,214 @@
+"""A corpus as latents to train on: cached on disk where they fit, encoded on the fly where not.
+
+The cache holds the raw latents of every real token, nothing for padding, as float16 in one
+memory-mapped file, with the token ids and the moments that normalise them. It is found by the content
+of everything that made it: encoder weights, tokenizer, window and texts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from bartleby.autoencoder import Autoencoder, LatentMoments, Latents, LatentStatistics
+from bartleby.batching import round_up
+from bartleby.checkpoints import read_json, replaced_folder, write_json
+from bartleby.errors import UserError
+from bartleby.messages import say
+from bartleby.tokenization import encode_texts, passages
+
+MOMENT_PASSAGES = 5_000  # what the statistics are taken from where latents are not cached
+FREE_SHARE = 0.8  # of the free disk space that a cache may take
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class LatentData:
+    """The passages of one split. Indices are 0 to n - 1, in the corpus's order.
+
+    autoencoder: made the latents; its statistics are not used here.  tokens: ids of all passages, one
+    after another; offsets: [n + 1], where each begins.  cache: the file of raw latents, if there is one.
+    """
+
+    autoencoder: Autoencoder
+    tokens: np.ndarray
+    offsets: np.ndarray
+    moments: LatentMoments
+    statistics: LatentStatistics | None
+    cache: Path | None = None
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """[n], tokens of each passage."""
+        return np.diff(self.offsets)
+
+    @cached_property
+    def _raw(self) -> np.ndarray:
+        return np.memmap(
+            self.cache, np.float16, "r", shape=(len(self.tokens), self.autoencoder.channels)
+        )
+
+    def token_ids(self, index: int) -> list[int]:
+        """Token ids of one passage, <s> and </s> included."""
+        return self.tokens[self.offsets[index] : self.offsets[index + 1]].tolist()
+
+    def batch(self, indices: np.ndarray, *, length_multiple: int = 1) -> Latents:
+        """Normalised latents of these passages, [B, C, L]; L is rounded up to `length_multiple`."""
+        length = round_up(int(self.lengths[indices].max()), length_multiple)
+        mask = torch.from_numpy(np.arange(length) < self.lengths[indices][:, None])
+        if self.cache is None:
+            raw = dataclasses.replace(self.autoencoder, statistics=None)
+            encoded = raw.encode_tokens([self.token_ids(index) for index in indices]).values.cpu()
+            values = torch.zeros(len(indices), encoded.shape[1], length)
+            values[:, :, : encoded.shape[2]] = encoded
+        else:
+            rows = np.zeros((len(indices), length, self._raw.shape[1]), np.float16)
+            for row, index in zip(rows, indices, strict=True):
+                start, end = self.offsets[index], self.offsets[index + 1]
+                row[: end - start] = self._raw[start:end]
+            values = torch.from_numpy(rows).float().transpose(1, 2)
+        latents = Latents(values, mask)
+        return self.statistics.normalise(latents) if self.statistics else latents
+
+    def covariance(self) -> torch.Tensor:
+        """Covariance [C, C] of the latents as `batch` returns them."""
+        covariance = self.moments.covariance
+        if self.statistics is None:
+            return covariance.float()
+        std = self.statistics.std.double()
+        return (covariance / torch.outer(std, std)).float()
+
+
+def open_latents(
+    autoencoder: Autoencoder,
+    texts: list[str],
+    *,
+    name: str,
+    root: Path | None = None,
+    limit_gb: float = 20.0,
+    say: Callable[[str], None] = say,
+    track: Callable = lambda batches, total: batches,
+) -> LatentData:
+    """The latents of `texts`, cut into passages that fit the window: from the cache, which is made if need be.
+
+    root: folder of caches, by default `cache_root()`. limit_gb: larger latents, and such as would fill
+    the disk, are encoded on the fly. What was chosen is said. The result is not normalised yet:
+    `statistics` is None.
+    """
+    folder = (root or cache_root()) / content_digest(autoencoder, texts)
+    if (folder / "cache.json").exists():
+        data = _read_cache(folder, autoencoder)
+        say(f"{name}: {len(data):,} passages, {len(data.tokens):,} latents from the cache")
+        return data
+    sequences = encode_texts(
+        autoencoder.tokenizer,
+        list(passages(autoencoder.tokenizer, texts, window=autoencoder.window)),
+    )
+    offsets = np.cumsum([0, *(len(sequence) for sequence in sequences)])
+    tokens = np.concatenate([np.array(sequence, np.int32) for sequence in sequences])
+    gigabytes = len(tokens) * autoencoder.channels * 2 / 1e9
+    room = min(limit_gb, FREE_SHARE * _free_gigabytes(folder.parent))
+    described = f"{name}: {len(sequences):,} passages, {len(tokens):,} latents, {gigabytes:.2g} GB"
+    if gigabytes > room:
+        say(f"{described}; more than the {room:.2g} GB allowed for a cache, so encoded on the fly")
+        return LatentData(
+            autoencoder, tokens, offsets, _sampled_moments(autoencoder, sequences), None
+        )
+    say(f"{described}; encoding once into {folder}")
+    _write_cache(folder, autoencoder, sequences, tokens, offsets, track)
+    return _read_cache(folder, autoencoder)
+
+
+def cache_root() -> Path:
+    """$BARTLEBY_CACHE, or ~/.cache/bartleby; latents lie in `latents` below it."""
+    default = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "bartleby"
+    return Path(os.environ.get("BARTLEBY_CACHE", default)).expanduser() / "latents"
+
+
+def content_digest(autoencoder: Autoencoder, texts: list[str]) -> str:
+    """A name for latents that changes with the encoder, the tokenizer, the window, the precision or the texts."""
+    digest = hashlib.sha256(
+        f"{FORMAT} {autoencoder.window} {autoencoder.dtype} {len(texts)}".encode()
+    )
+    digest.update(autoencoder.tokenizer.backend_tokenizer.to_str().encode())
+    for name, weights in autoencoder.bart.get_encoder().state_dict().items():
+        digest.update(name.encode())
+        digest.update(weights.detach().cpu().contiguous().numpy().tobytes())
+    for text in texts:
+        digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
+    return digest.hexdigest()[:20]
+
+
+def _write_cache(folder, autoencoder, sequences, tokens, offsets, track) -> None:
+    raw = dataclasses.replace(autoencoder, statistics=None)
+    moments = LatentMoments(raw.channels)
+    with replaced_folder(folder) as temporary:
+        file = np.memmap(
+            temporary / "latents.f16", np.float16, "w+", shape=(len(tokens), raw.channels)
+        )
+        for indices, latents in track(raw.encode_in_batches(sequences), len(sequences)):
+            values = latents.values.cpu().transpose(1, 2)
+            for row, index in enumerate(indices):
+                start, end = offsets[index], offsets[index + 1]
+                file[start:end] = values[row, : end - start].numpy().astype(np.float16)
+            moments.add(latents.real)
+        file.flush()
+        save_file(
+            {
+                "tokens": torch.from_numpy(tokens),
+                "offsets": torch.from_numpy(offsets),
+                "total": moments.total,
+                "products": moments.products,
+            },
+            temporary / "tables.safetensors",
+        )
+        write_json(
+            temporary / "cache.json",
+            {"latents": len(tokens), "channels": raw.channels, "encoder": raw.name},
+        )
+
+
+def _read_cache(folder: Path, autoencoder: Autoencoder) -> LatentData:
+    described = read_json(folder / "cache.json")
+    tables = load_file(folder / "tables.safetensors")
+    expected = described["latents"] * described["channels"] * 2
+    if (folder / "latents.f16").stat().st_size != expected:
+        raise UserError(f"the latent cache '{folder}' is damaged; remove it and run again")
+    moments = LatentMoments(autoencoder.channels)
+    moments.count = described["latents"]
+    moments.total, moments.products = tables["total"], tables["products"]
+    return LatentData(
+        autoencoder,
+        tables["tokens"].numpy(),
+        tables["offsets"].numpy(),
+        moments,
+        None,
+        folder / "latents.f16",
+    )
+
+
+def _sampled_moments(autoencoder: Autoencoder, sequences: list[list[int]]) -> LatentMoments:
+    raw = dataclasses.replace(autoencoder, statistics=None)
+    moments = LatentMoments(raw.channels)
+    step = max(1, len(sequences) // MOMENT_PASSAGES)
+    for _, latents in raw.encode_in_batches(sequences[::step]):
+        moments.add(latents.real)
+    return moments
+
+
+def _free_gigabytes(folder: Path) -> float:
+    existing = next(path for path in [folder, *folder.parents] if path.exists())
+    return shutil.disk_usage(existing).free / 1e9

@@ -1,0 +1,98 @@
+"""Noise schedules as configurations of diffusers' schedulers, and the samplers derived from them.
+
+A schedule is the share of signal left at each timestep, alpha_bar(t), falling from 1 to 0:
+x_t = sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) noise. The DDPM scheduler's configuration is the one
+that is saved with a model; samplers are made from it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    SchedulerMixin,
+    UniPCMultistepScheduler,
+)
+
+from bartleby.errors import UserError
+
+TARGETS = {"noise": "epsilon", "x0": "sample", "v": "v_prediction"}  # ours -> diffusers' names
+SCHEDULES = ("cosine", "linear", "sqrt", "tan")
+SAMPLERS = {
+    "ddpm": (DDPMScheduler, {"variance_type": "fixed_small"}),
+    "ddim": (DDIMScheduler, {}),
+    "dpm++": (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++"}),
+    "sde-dpm++": (DPMSolverMultistepScheduler, {"algorithm_type": "sde-dpmsolver++"}),
+    "unipc": (UniPCMultistepScheduler, {}),
+}
+LARGEST_BETA = 0.999  # as Nichol & Dhariwal: the last step must not divide by zero
+
+
+def noise_scheduler(
+    schedule: str = "cosine", *, target: str = "x0", steps: int = 1000, d: float = 3.0
+) -> DDPMScheduler:
+    """A DDPM scheduler for `schedule`, whose network predicts `target`: noise, x0 or v.
+
+    cosine: Nichol & Dhariwal 2021, eq. 17. linear: Ho et al. 2020, beta from 1e-4 to 0.02. sqrt:
+    Li et al. 2022 (Diffusion-LM), alpha_bar = 1 - sqrt(t + 1e-4). tan: TEncDM (Shabalin et al. 2024),
+    alpha_bar = 1 / (1 + d^2 tan^2(pi t / 2)): d = 1 is the cosine, larger is noisier. Others ignore d.
+    Raises UserError for an unknown name or a d that is not positive.
+    """
+    if schedule not in SCHEDULES:
+        raise UserError(f"unknown schedule '{schedule}' (known: {', '.join(SCHEDULES)})")
+    if target not in TARGETS:
+        raise UserError(f"unknown target '{target}' (known: {', '.join(TARGETS)})")
+    if not (math.isfinite(d) and d > 0):
+        raise UserError(f"schedule_d is {d}; it must be a positive number")
+    betas = {
+        "cosine": {"beta_schedule": "squaredcos_cap_v2"},
+        "linear": {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02},
+        "sqrt": {"trained_betas": betas_of(lambda t: 1 - math.sqrt(t + 1e-4), steps)},
+        "tan": {"trained_betas": betas_of(lambda t: tan_alpha_bar(t, d), steps)},
+    }[schedule]
+    return DDPMScheduler(
+        num_train_timesteps=steps,
+        prediction_type=TARGETS[target],
+        clip_sample=False,  # DDPM clamps x0 to [-1, 1] by default; latents are not pixels
+        timestep_spacing="trailing",  # "leading" would start below full noise
+        **betas,
+    )
+
+
+def tan_alpha_bar(t: float, d: float) -> float:
+    """alpha_bar of tan-d at t in [0, 1]; written with cosines, so that t = 1 gives 0 and not an overflow."""
+    cosine, sine = math.cos(math.pi * t / 2), math.sin(math.pi * t / 2)
+    return cosine**2 / (cosine**2 + d**2 * sine**2)
+
+
+def betas_of(alpha_bar, steps: int) -> list[float]:
+    """Betas whose running product of 1 - beta follows `alpha_bar` at 1/steps, 2/steps, ..., 1."""
+    levels = [1.0, *(max(0.0, alpha_bar(index / steps)) for index in range(1, steps + 1))]
+    return [
+        min(1 - after / before if before > 0 else LARGEST_BETA, LARGEST_BETA)
+        for before, after in itertools.pairwise(levels)
+    ]
+
+
+def sampler(name: str, scheduler: DDPMScheduler) -> SchedulerMixin:
+    """The sampler `name` for networks trained with `scheduler`; each is tested for x0, v and noise."""
+    if name not in SAMPLERS:
+        raise UserError(f"unknown sampler '{name}' (known: {', '.join(SAMPLERS)})")
+    kind, options = SAMPLERS[name]
+    return kind.from_config(scheduler.config, timestep_spacing="trailing", **options)
+
+
+def target_of(scheduler: SchedulerMixin) -> str:
+    """What the scheduler's network predicts, in our words: noise, x0 or v."""
+    names = {theirs: ours for ours, theirs in TARGETS.items()}
+    return names[scheduler.config.prediction_type]
+
+
+def alpha_bar_at(scheduler: SchedulerMixin, timesteps: torch.Tensor) -> torch.Tensor:
+    """alpha_bar of each timestep as float32, shaped [B, 1, 1] to multiply latents."""
+    return scheduler.alphas_cumprod.to(timesteps.device)[timesteps].float()[:, None, None]

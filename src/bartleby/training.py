@@ -1,0 +1,326 @@
+"""Training a denoiser: one loop, a generator of its states.
+
+All randomness is a function of the seed, the step and the passage: a run that was killed goes on as if
+it had not been, and several processes see together what one would see alone.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from diffusers import DDPMScheduler, ModelMixin
+from diffusers.training_utils import EMAModel
+from safetensors.torch import save_file
+
+from bartleby.autoencoder import Latents
+from bartleby.batching import plan_epoch
+from bartleby.checkpoints import (
+    checkpoint_folder,
+    drop_old_checkpoints,
+    load_newest_checkpoint,
+    load_tensors,
+    load_training_state,
+    replaced_folder,
+    save_training_state,
+)
+from bartleby.config import TrainConfig, config_to_dict
+from bartleby.errors import UserError
+from bartleby.latent_data import LatentData
+from bartleby.messages import say
+from bartleby.objective import (
+    loss_weight,
+    masked_loss,
+    predicted_x0,
+    sample_generator,
+    sample_noise,
+    stratified_timesteps,
+    training_target,
+)
+from bartleby.optimisation import learning_rate
+
+# Settings that may differ when a run is resumed: how long it goes on, and what it reports.
+MAY_CHANGE = {
+    ("training", "epochs"),
+    ("training", "steps"),
+    ("training", "decay_share"),
+    ("training", "validate_every"),
+    ("training", "validation_texts"),
+    ("training", "checkpoint_minutes"),
+    ("data", "cache_gb"),
+}
+# What the parts of a run draw their randomness from, so that no two share a stream.
+ORDER, TIMES, NOISE, CONDITION = range(4)
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """After one optimiser step.
+
+    loss: mean over the real tokens of all processes; None where the run had ended before.  passages,
+    tokens: seen since it began.  denoiser: with the weights being trained; `averaged` gives the others.
+    """
+
+    step: int
+    steps: int
+    loss: float | None
+    gradient_norm: float
+    learning_rate: float
+    passages: int
+    tokens: int
+    saved: Path | None
+    denoiser: ModelMixin
+    ema: EMAModel
+
+    @contextmanager
+    def averaged(self) -> Iterator[ModelMixin]:
+        """The denoiser with its averaged weights, in evaluation mode, for as long as the block lasts."""
+        with averaged_weights(self.denoiser, self.ema):
+            yield self.denoiser
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One process's share of a step.  latents: B clean passages.  share: its factor in the mean loss."""
+
+    latents: Latents
+    noise: torch.Tensor
+    timesteps: torch.Tensor
+    conditioned: torch.Tensor
+    share: float
+
+
+def make_accelerator(device: str = "cpu") -> Accelerator:
+    """accelerate for this device and every process that `accelerate launch` started; bf16 where it is fast."""
+    from bartleby.precision import network_dtype
+
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError("device is cuda, but this machine has no CUDA device; use --device cpu")
+    fast = network_dtype(device) == torch.bfloat16
+    return Accelerator(mixed_precision="bf16" if fast else "no", cpu=device == "cpu")
+
+
+def total_steps(config: TrainConfig, data: LatentData) -> int:
+    """Optimiser steps of a whole run; a step is a batch of all processes together."""
+    if config.training.steps:
+        return config.training.steps
+    batches = len(_epoch_plan(config, data, epoch=0))
+    return max(1, round(config.training.epochs * batches))
+
+
+def train(
+    config: TrainConfig,
+    data: LatentData,
+    denoiser: ModelMixin,
+    scheduler: DDPMScheduler,
+    run: Path,
+    accelerator: Accelerator,
+    *,
+    say: Callable[[str], None] = say,
+) -> Iterator[TrainingState]:
+    """Trains `denoiser` on normalised latents, resuming from `run` if it holds a checkpoint of the same run.
+
+    Yields after every step and saves every `checkpoint_minutes` and at the end; of a run that has
+    ended, yields its last state once. Raises UserError if `run` belongs to another configuration or
+    the loss stops being a number.
+    """
+    settings, steps = config.training, total_steps(config, data)
+    optimizer = torch.optim.AdamW(
+        denoiser.parameters(),
+        lr=settings.learning_rate,
+        betas=(0.9, 0.99),
+        weight_decay=settings.weight_decay,
+        fused=True,
+    )
+    denoiser.to(accelerator.device)
+    ema = EMAModel(denoiser.parameters(), decay=settings.ema_decay, foreach=True)
+    progress = _resume(config, run, denoiser, optimizer, ema, say)
+    step, passages, tokens = progress["step"], progress["passages"], progress["tokens"]
+    if step >= steps:
+        yield TrainingState(step, steps, None, 0.0, 0.0, passages, tokens, None, denoiser, ema)
+        return
+    network, optimizer = accelerator.prepare(denoiser, optimizer)
+    saved_at = time.monotonic()
+    denoiser.train()
+    for epoch, indices in _planned_batches(config, data, start=step):
+        batch = make_batch(config, data, denoiser, scheduler, indices, epoch, step, accelerator)
+        rate = learning_rate(
+            settings.learning_rate,
+            step,
+            steps=steps,
+            warmup_steps=settings.warmup_steps,
+            decay_share=settings.decay_share,
+        )
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        with accelerator.autocast():
+            loss = denoising_loss(config, network, scheduler, batch)
+        mean_loss = float(accelerator.reduce(loss.detach(), reduction="mean"))
+        if not math.isfinite(mean_loss):
+            raise UserError(
+                f"the loss is {mean_loss} at step {step + 1}; the last good checkpoint is kept. "
+                "Try a lower training.learning_rate"
+            )
+        optimizer.zero_grad(set_to_none=True)
+        accelerator.backward(loss)
+        norm = accelerator.clip_grad_norm_(network.parameters(), settings.gradient_clip)
+        optimizer.step()
+        ema.step(denoiser.parameters())
+        step, passages = step + 1, passages + len(indices)
+        tokens += int(data.lengths[indices].sum())
+        saved = None
+        if step == steps or time.monotonic() - saved_at > 60 * settings.checkpoint_minutes:
+            if accelerator.is_main_process:
+                counts = {"step": step, "passages": passages, "tokens": tokens}
+                saved = _save(config, run, denoiser, optimizer, ema, counts)
+            accelerator.wait_for_everyone()
+            saved_at = time.monotonic()
+        yield TrainingState(
+            step, steps, mean_loss, float(norm), rate, passages, tokens, saved, denoiser, ema
+        )
+        if step >= steps:
+            return
+
+
+def make_batch(
+    config: TrainConfig,
+    data: LatentData,
+    denoiser: ModelMixin,
+    scheduler: DDPMScheduler,
+    indices: np.ndarray,
+    epoch: int,
+    step: int,
+    accelerator: Accelerator,
+) -> Batch:
+    """This process's rows of the batch `indices`, with their noise and timesteps.
+
+    Timesteps are stratified over the whole batch; a passage's noise depends on the seed, the epoch and
+    the passage alone, so neither changes with the number of processes.
+    """
+    seed, device = config.training.seed, accelerator.device
+    rows = np.arange(len(indices))[accelerator.process_index :: accelerator.num_processes]
+    share = accelerator.num_processes / float(data.lengths[indices].sum())
+    if len(rows) == 0:  # more processes than passages: take part in the step, add nothing to it
+        rows, share = np.arange(1), 0.0
+    timesteps = stratified_timesteps(
+        len(indices), scheduler.config.num_train_timesteps, seed=(seed, TIMES, step)
+    )
+    coins = torch.rand(len(indices), generator=sample_generator((seed, CONDITION, step)))
+    latents = data.batch(indices[rows], length_multiple=denoiser.length_multiple)
+    seeds = [(seed, NOISE, epoch, int(index)) for index in indices[rows]]
+    noise = sample_noise(latents.mask, latents.values.shape[1], seeds=seeds)
+    return Batch(
+        Latents(latents.values.to(device), latents.mask.to(device)),
+        noise.to(device),
+        timesteps[rows].to(device),
+        (coins[rows] < 0.5).to(device),
+        share,
+    )
+
+
+def denoising_loss(
+    config: TrainConfig, network: torch.nn.Module, scheduler: DDPMScheduler, batch: Batch
+) -> torch.Tensor:
+    """This process's part of the loss; the mean over processes is the mean over all real tokens."""
+    x0, mask, timesteps = batch.latents.values, batch.latents.mask, batch.timesteps
+    xt = scheduler.add_noise(x0, batch.noise, timesteps)
+    conditions = {}
+    if config.denoiser.self_conditioning:
+        with torch.no_grad():
+            guess = network(xt, timesteps, mask).sample.float()
+            previous = predicted_x0(scheduler, guess, xt, timesteps)
+        conditions["previous"] = previous * batch.conditioned[:, None, None]
+    prediction = network(xt, timesteps, mask, **conditions).sample
+    target = training_target(scheduler, x0, batch.noise, timesteps)
+    measured_in = config.objective.loss_in or config.objective.target
+    weight = loss_weight(scheduler, timesteps, measured_in=measured_in)
+    loss = masked_loss(prediction, target, mask, loss=config.objective.loss, weight=weight)
+    return loss * batch.share
+
+
+@contextmanager
+def averaged_weights(denoiser: ModelMixin, ema: EMAModel) -> Iterator[None]:
+    """Swaps the averaged weights in, and evaluation mode on, for as long as the block lasts."""
+    ema.store(denoiser.parameters())
+    ema.copy_to(denoiser.parameters())
+    denoiser.eval()
+    try:
+        yield
+    finally:
+        ema.restore(denoiser.parameters())
+        denoiser.train()
+
+
+def _epoch_plan(config: TrainConfig, data: LatentData, *, epoch: int) -> list[np.ndarray]:
+    rng = np.random.default_rng((config.training.seed, ORDER, epoch))
+    return plan_epoch(data.lengths, tokens_per_batch=config.training.tokens_per_batch, rng=rng)
+
+
+def _planned_batches(
+    config: TrainConfig, data: LatentData, *, start: int
+) -> Iterator[tuple[int, np.ndarray]]:
+    """(epoch, passage indices) of every batch from step `start` on."""
+    epoch = 0
+    while True:
+        plan = _epoch_plan(config, data, epoch=epoch)
+        yield from ((epoch, indices) for indices in plan[start:])
+        start = max(0, start - len(plan))
+        epoch += 1
+
+
+def _save(config, run: Path, denoiser, optimizer, ema, counts: dict) -> Path:
+    folder = checkpoint_folder(run, counts["step"])
+    raw = {name: weight.detach().cpu().contiguous() for name, weight in denoiser.named_parameters()}
+    with replaced_folder(folder) as temporary:
+        save_file(raw, temporary / "weights.safetensors")
+        with averaged_weights(denoiser, ema):
+            denoiser.save_pretrained(temporary)
+        state = {**counts, "ema_step": ema.optimization_step, "config": config_to_dict(config)}
+        save_training_state(temporary, optimizer, state)
+    drop_old_checkpoints(run)
+    return folder
+
+
+def _resume(config, run: Path, denoiser, optimizer, ema, say) -> dict:
+    """Counts of the newest usable checkpoint, everything restored from it; zeros if there is none."""
+    state: dict = {"step": 0, "passages": 0, "tokens": 0}
+
+    def load(folder: Path) -> None:
+        nonlocal state
+        raw = load_tensors(folder / "weights.safetensors")
+        averaged = load_tensors(folder / "diffusion_pytorch_model.safetensors")
+        state = load_training_state(folder, optimizer)
+        _same_configuration(config, state["config"], run)
+        with torch.no_grad():
+            for (name, weight), shadow in zip(
+                denoiser.named_parameters(), ema.shadow_params, strict=True
+            ):
+                weight.copy_(raw[name])
+                shadow.copy_(averaged[name])
+            for name, table in denoiser.named_buffers():
+                if name in averaged:
+                    table.copy_(averaged[name])
+        ema.optimization_step = state["ema_step"]
+
+    folder = load_newest_checkpoint(run, load, say)
+    if folder is not None:
+        say(f"resuming from {folder}: step {state['step']:,}")
+    return state
+
+
+def _same_configuration(config: TrainConfig, saved: dict, run: Path) -> None:
+    for table, values in config_to_dict(config).items():
+        for name, value in values.items():
+            before = saved.get(table, {}).get(name)
+            if before != value and (table, name) not in MAY_CHANGE:
+                raise UserError(
+                    f"'{run}' was trained with {table}.{name} = {before}, not {value}; "
+                    "use another --out or the same settings"
+                )
