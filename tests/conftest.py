@@ -67,6 +67,29 @@ def corpus_file(tmp_path) -> Path:
     return path
 
 
+@pytest.fixture(scope="session", autouse=True)
+def latent_caches(tmp_path_factory):
+    """Latent caches of the tests go to a folder of their own."""
+    os.environ["BARTLEBY_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def tiny_config(model_folder, corpus_file) -> dict:
+    """Tables of a training configuration that takes a second: the tiny BART, a tiny transformer."""
+    return {
+        "data": {"source": str(corpus_file)},
+        "autoencoder": {"model": str(model_folder)},
+        "denoiser": {"name": "transformer", "size": "tiny"},
+        "training": {
+            "steps": 12,
+            "tokens_per_batch": 256,
+            "warmup_steps": 2,
+            "validate_every": 6,
+            "validation_texts": 4,
+        },
+    }
+
+
 @pytest.fixture
 def cli():
     """Runs `bartleby` with arguments; the result has exit_code, stdout and stderr."""

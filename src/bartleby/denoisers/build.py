@@ -62,6 +62,11 @@ def build_denoiser(
     if name != "transformer" and (self_conditioning or precondition != "none"):
         option = "self_conditioning" if self_conditioning else "precondition"
         raise UserError(f"denoiser.{option} needs denoiser.name = 'transformer', not '{name}'")
+    levels = {"simple-unet": 2}.get(name, 3)
+    if widths and (any(width % 8 for width in widths) or len(widths) != levels):
+        raise UserError(
+            f"denoiser.widths is {list(widths)}; '{name}' takes {levels} multiples of 8"
+        )
     options = {} if widths is None else {"widths": tuple(widths)}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

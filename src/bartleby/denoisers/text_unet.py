@@ -31,7 +31,10 @@ class TextUNet1D(ModelMixin, ConfigMixin):
         time_width: int = 256,
     ):
         super().__init__()
-        first, second, third = widths or (channels // 24 * 8, channels // 2, channels // 12 * 8)
+        first, second, third = widths or (
+            max(GROUPS, round(channels * share) // GROUPS * GROUPS)
+            for share in (1 / 3, 1 / 2, 2 / 3)
+        )
         self.time = nn.Sequential(
             Timesteps(time_width, flip_sin_to_cos=True, downscale_freq_shift=0),
             nn.Linear(time_width, time_width),

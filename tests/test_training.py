@@ -1,0 +1,290 @@
+"""Training a denoiser: it learns, resumes exactly, survives kills and does not depend on the process count."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from bartleby.checkpoints import checkpoint_folder
+from bartleby.config import config_from_dict
+from bartleby.denoisers import load_denoiser
+from bartleby.errors import UserError
+from bartleby.run_log import read_log
+from bartleby.train_run import Setup, open_run, prepare, run_training
+from bartleby.training import make_accelerator, make_batch, train
+
+
+def quiet(message: str) -> None:
+    pass
+
+
+def changed(tables: dict, **keys) -> dict:
+    """The tables with `table_key=value` changes, as in training_steps=3."""
+    tables = copy.deepcopy(tables)
+    for key, value in keys.items():
+        table, name = key.split("_", 1)
+        tables.setdefault(table, {})[name] = value
+    return tables
+
+
+def run(tables: dict, out: Path, **changes) -> dict:
+    return run_training(config_from_dict(changed(tables, **changes)), out, say=quiet)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "weights.safetensors")
+
+
+def same(first: dict, second: dict) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+
+
+def train_for(tables: dict, out: Path, steps: int, *, save_every: float = 0.0) -> list[float]:
+    """Losses of a run that is left after `steps`, saving at every step or every so many minutes."""
+    config = config_from_dict(changed(tables, training_checkpoint_minutes=save_every))
+    setup = prepare(config, say=quiet)
+    accelerator = make_accelerator()
+    losses = []
+    for state in train(
+        config, setup.training, setup.denoiser, setup.scheduler, out, accelerator, say=quiet
+    ):
+        losses.append(state.loss)
+        if state.step == steps:
+            break
+    return losses
+
+
+def test_a_run_leaves_a_folder_with_everything_in_it(tiny_config, tmp_path):
+    record = run(tiny_config, tmp_path / "run")
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {
+        "config.json", "log.jsonl", "tensorboard", "checkpoints", "denoiser", "scheduler",
+        "latent_statistics.json", "training.json",
+    }  # fmt: skip
+    assert json.loads((tmp_path / "run" / "training.json").read_text()) == record
+    assert record["steps"] == 12 and record["validation"]["noise_cosine"] > 0
+    rows = read_log(tmp_path / "run")
+    assert [row["step"] for row in rows if row["kind"] == "valid"] == [6, 12]
+    assert rows[-1]["seconds"] >= rows[0]["seconds"] > 0
+    assert list((tmp_path / "run" / "tensorboard").glob("events*"))
+    setup, denoiser = open_run(tmp_path / "run", say=quiet)
+    saved = load_denoiser(checkpoint_folder(tmp_path / "run", 12))
+    assert same(denoiser.state_dict(), saved.state_dict())
+    assert setup.autoencoder.statistics is not None
+
+
+def test_the_same_seed_gives_the_same_weights_another_seed_others(tiny_config, tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        run(tiny_config, tmp_path / name, training_seed=seed)
+    a, b, c = (weights(checkpoint_folder(tmp_path / name, 12)) for name in "abc")
+    assert same(a, b) and not same(a, c)
+
+
+@pytest.mark.parametrize("options", [{}, {"self_conditioning": True, "precondition": "mixture"}])
+def test_a_resumed_run_ends_with_the_same_weights(tiny_config, tmp_path, options):
+    tables = copy.deepcopy(tiny_config)
+    tables["denoiser"] |= options
+    calm = run(tables, tmp_path / "calm")
+    train_for(tables, tmp_path / "cut", 5)
+    resumed = run(tables, tmp_path / "cut")
+    calm_folder, cut_folder = (checkpoint_folder(tmp_path / name, 12) for name in ("calm", "cut"))
+    assert same(weights(calm_folder), weights(cut_folder))
+    averaged = "diffusion_pytorch_model.safetensors"
+    assert same(load_file(calm_folder / averaged), load_file(cut_folder / averaged))
+    assert resumed["validation"] == calm["validation"] and resumed["tokens"] == calm["tokens"]
+
+
+def test_averaged_weights_are_neither_the_trained_nor_the_first(tiny_config, tmp_path):
+    run(tiny_config, tmp_path / "run")
+    folder = checkpoint_folder(tmp_path / "run", 12)
+    averaged = load_file(folder / "diffusion_pytorch_model.safetensors")
+    trained = weights(folder)
+    first = prepare(config_from_dict(tiny_config), say=quiet).denoiser.state_dict()
+    name = "leave.weight"
+    assert not torch.equal(averaged[name], trained[name])
+    assert 0 < averaged[name].norm() < trained[name].norm() and first[name].norm() == 0
+
+
+def test_it_learns_four_sentences_by_heart(tiny_config, tmp_path):
+    tables = changed(
+        tiny_config, data_limit=4, training_steps=200, training_learning_rate=2e-3,
+        training_validate_every=200, training_decay_share=0.2, training_ema_decay=0.9,
+    )  # fmt: skip
+    losses = train_for(tables, tmp_path / "run", 200, save_every=9.0)
+    assert np.mean(losses[-20:]) < 0.3 * losses[0]  # at much noise it cannot know which of the four
+
+
+def test_a_damaged_newest_checkpoint_is_said_and_the_one_before_used(tiny_config, tmp_path):
+    train_for(tiny_config, tmp_path / "run", 5)
+    newest = checkpoint_folder(tmp_path / "run", 5) / "weights.safetensors"
+    newest.write_bytes(newest.read_bytes()[:100])
+    said = []
+    run_training(config_from_dict(tiny_config), tmp_path / "run", say=said.append)
+    assert any("step-00000005 cannot be used" in line for line in said)
+    assert any("step 4" in line for line in said)
+    run(tiny_config, tmp_path / "calm")
+    folders = [checkpoint_folder(tmp_path / name, 12) for name in ("run", "calm")]
+    assert same(weights(folders[0]), weights(folders[1]))
+
+
+def test_a_loss_that_is_no_number_stops_with_the_step_and_keeps_the_last_checkpoint(
+    tiny_config, tmp_path, monkeypatch
+):
+    real = torch.nn.Linear.forward
+    train_for(tiny_config, tmp_path / "run", 3)
+    before = weights(checkpoint_folder(tmp_path / "run", 3))
+    monkeypatch.setattr(torch.nn.Linear, "forward", lambda self, x: real(self, x) * float("nan"))
+    with pytest.raises(UserError, match="the loss is nan at step 4; the last good checkpoint"):
+        run(tiny_config, tmp_path / "run")
+    assert same(weights(checkpoint_folder(tmp_path / "run", 3)), before)
+
+
+def test_a_finished_run_says_so_and_can_be_made_longer(tiny_config, tmp_path):
+    run(tiny_config, tmp_path / "run")
+    said = []
+    run_training(config_from_dict(tiny_config), tmp_path / "run", say=said.append)
+    assert "has already run its 12 steps" in said[-1]
+    assert run(tiny_config, tmp_path / "run", training_steps=14)["steps"] == 14
+    with pytest.raises(UserError, match=r"training.learning_rate = 0.001, not 0.5"):
+        run(tiny_config, tmp_path / "run", training_steps=16, training_learning_rate=0.5)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"denoiser_channels": 768}, "denoiser.channels is 768, but latents of .* have 64"),
+        ({"autoencoder_window": 500}, "autoencoder: window is 500; this model reads 4 to 32"),
+        ({"autoencoder_window": 30, "denoiser_name": "text-unet", "denoiser_size": "small"},
+         "autoencoder.window is 30, .* multiple of 4"),
+        ({"training_tokens_per_batch": 31}, "training.tokens_per_batch is 31"),
+        ({"autoencoder_model": "/none"}, "autoencoder: no model folder at '/none'"),
+        ({"autoencoder_statistics": "model"}, "autoencoder.statistics is 'model', but"),
+        ({"data_source": "/none.txt"}, "data.source: no file or folder at '/none.txt'"),
+    ],
+)  # fmt: skip
+def test_what_cannot_work_is_said_before_any_work(tiny_config, tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        run(tiny_config, tmp_path / "run", **changes)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_corpus_without_validation_split_is_refused(tiny_config, tmp_path):
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "train.txt").write_text("One text.\nAnother text.\n")
+    with pytest.raises(UserError, match="data.source: .* has no split 'valid'"):
+        run(tiny_config, tmp_path / "run", data_source=str(tmp_path / "corpus"))
+
+
+class Process:
+    """What `make_batch` asks of an accelerator."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, index: int, count: int):
+        self.process_index, self.num_processes = index, count
+
+
+def shares(setup: Setup, count: int, indices: np.ndarray):
+    return [
+        make_batch(
+            setup.config,
+            setup.training,
+            setup.denoiser,
+            setup.scheduler,
+            indices,
+            0,
+            7,
+            Process(index, count),
+        )
+        for index in range(count)
+    ]
+
+
+def test_processes_see_disjoint_parts_of_the_batch_that_one_would_see(tiny_config):
+    setup = prepare(config_from_dict(tiny_config), say=quiet)
+    indices = np.array([5, 9, 2, 7, 30])
+    whole = shares(setup, 1, indices)[0]
+    parts = shares(setup, 2, indices)
+    for index, part in enumerate(parts):
+        rows = torch.arange(5)[index::2]
+        length = part.latents.mask.shape[1]
+        assert torch.equal(part.timesteps, whole.timesteps[rows])
+        assert torch.equal(part.noise, whole.noise[rows][:, :, :length])
+        assert torch.equal(part.latents.values, whole.latents.values[rows][:, :, :length])
+    assert sum(len(part.timesteps) for part in parts) == 5
+    # The mean over processes of what each adds is the mean over all real tokens.
+    assert [part.share / 2 for part in parts] == pytest.approx([whole.share] * 2)
+    spare = shares(setup, 3, indices[:2])[2]  # more processes than passages
+    assert spare.share == 0.0 and len(spare.timesteps) == 1
+
+
+def launch(tables: dict, out: Path, processes: int, *options: str) -> subprocess.Popen:
+    config = out.with_suffix(".toml")
+    config.write_text(
+        "\n".join(
+            f"[{table}]\n"
+            + "\n".join(f"{key} = {json.dumps(value)}" for key, value in keys.items())
+            for table, keys in tables.items()
+        )
+    )
+    command = [sys.executable, "-m"]
+    if processes > 1:
+        command += ["accelerate.commands.launch", "--cpu", "--num_processes", str(processes)]
+        command += [
+            "--num_machines",
+            "1",
+            "--mixed_precision",
+            "no",
+            "--dynamo_backend",
+            "no",
+            "-m",
+        ]
+    command += ["bartleby", "train", str(config), "--out", str(out), *options]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    return subprocess.Popen(
+        command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+
+
+def test_two_processes_follow_the_loss_of_one(tiny_config, tmp_path):
+    """To 1e-4 of the loss: the same batches and noise, summed in another order."""
+    curves = []
+    for processes in (1, 2):
+        out = tmp_path / f"run{processes}"
+        process = launch(changed(tiny_config, training_steps=20), out, processes)
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors.decode()[-2000:]
+        curves.append([row["loss"] for row in read_log(out) if row["kind"] == "train"])
+    assert len(curves[0]) == 2 and curves[0] == pytest.approx(curves[1], rel=1e-4)
+
+
+@pytest.mark.slow
+def test_killed_twenty_times_it_ends_with_the_same_weights(tiny_config, tmp_path):
+    tables = changed(tiny_config, training_steps=900, training_checkpoint_minutes=0.005)
+    assert launch(tables, tmp_path / "calm", 1).wait() == 0
+    kills, rng = 0, random.Random(0)
+    while kills < 20:
+        process = launch(tables, tmp_path / "killed", 1)
+        seen = len(read_log(tmp_path / "killed"))
+        while process.poll() is None and len(read_log(tmp_path / "killed")) <= seen:
+            time.sleep(0.05)
+        time.sleep(rng.uniform(0.0, 0.7))
+        process.send_signal(signal.SIGKILL)
+        kills += process.wait() == -signal.SIGKILL
+        if process.returncode == 0:
+            break
+    assert kills == 20
+    assert launch(tables, tmp_path / "killed", 1).wait() == 0
+    folders = [checkpoint_folder(tmp_path / name, 900) for name in ("calm", "killed")]
+    assert same(weights(folders[0]), weights(folders[1]))
