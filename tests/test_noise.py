@@ -2,12 +2,11 @@ import dataclasses
 import math
 
 import pytest
-import torch
 from conftest import TEXTS
 
 from bartleby.errors import UserError
 from bartleby.evaluation.text import bleu, token_accuracy
-from bartleby.noise import curve, noise_experiment, parse_levels, sample_noise
+from bartleby.noise import curve, noise_experiment, parse_levels
 
 
 def run(autoencoder, texts, levels, **options):
@@ -49,15 +48,6 @@ def test_relative_without_statistics_says_where_they_come_from(autoencoder):
     messages = []
     list(noise_experiment(autoencoder, TEXTS[:5], [1.0], relative=True, say=messages.append))
     assert any("measured on these 5 texts" in message for message in messages)
-
-
-def test_noise_of_a_text_does_not_depend_on_its_batch(autoencoder):
-    latents = autoencoder.encode(["Tom.", "The children remembers the red house."])
-    both = sample_noise(latents, seeds=[3, 4])
-    alone = sample_noise(autoencoder.encode(["Tom."]), seeds=[3])
-    length = alone.shape[2]
-    assert torch.equal(both[0, :, :length], alone[0])
-    assert (both[0, :, length:] == 0).all()
 
 
 def test_same_seed_same_result_other_seed_other_noise(autoencoder):

@@ -123,6 +123,13 @@ def noise(
     relative: Annotated[
         bool, typer.Option("--relative", help="Levels in standard deviations of the latents.")
     ] = False,
+    denoiser: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN",
+            help="Also denoise: a run folder of bartleby train, or 'nano', the bundled.",
+        ),
+    ] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Use only the first N texts of --file.")
     ] = None,
@@ -140,9 +147,10 @@ def noise(
     """
     from bartleby.autoencoder import DecodeSettings
     from bartleby.console import check_plot_path, say, track
-    from bartleby.loading import load_autoencoder
+    from bartleby.loading import BUNDLED, load_autoencoder
     from bartleby.noise import PANGRAM, PUBLISHED_LEVELS, curve, noise_experiment, parse_levels
     from bartleby.reports import noise_report, print_curve
+    from bartleby.restoration import load_trained_denoiser
 
     if text is not None and file is not None:
         raise typer.BadParameter("give a TEXT or --file, not both")
@@ -153,9 +161,22 @@ def noise(
     autoencoder = load_autoencoder(model, window=window)
     texts = autoencoder.split(texts) if split else texts
     settings = DecodeSettings(num_beams=beams)
+    restore = None
+    if denoiser is not None:
+        if relative:
+            raise typer.BadParameter("--denoiser works on raw latents, not with --relative")
+        bundled = denoiser == BUNDLED
+        restore = load_trained_denoiser(None if bundled else denoiser, autoencoder).restore
     say(f"model {autoencoder.name} · seed {seed} · decoding {settings}")
     results = noise_experiment(
-        autoencoder, texts, numbers, relative=relative, seed=seed, settings=settings, say=say
+        autoencoder,
+        texts,
+        numbers,
+        relative=relative,
+        seed=seed,
+        settings=settings,
+        restore=restore,
+        say=say,
     )
     results = list(track(results, "noise", total=len(texts) * len(numbers)))
     noise_report(results, as_json=json, many=len(texts) > 1)

@@ -24,6 +24,7 @@ from bartleby.autoencoder import (
 from bartleby.errors import UserError
 from bartleby.evaluation.text import bleu, sentence_bleu, token_accuracy
 from bartleby.messages import say
+from bartleby.objective import sample_noise
 from bartleby.tokenization import content_ids, decode_ids
 
 PANGRAM = (
@@ -39,7 +40,7 @@ class NoisedText:
 
     level: as asked for.  snr_db: 10 log10(variance of the latents / variance of the noise), infinite
     without noise.  cosine: between noised and clean latents, -1 to 1, over real tokens.
-    token_accuracy: 0 to 1.  bleu: 0 to 100.
+    token_accuracy: 0 to 1.  bleu: 0 to 100.  denoised: decoded after a denoiser, where there is one.
     """
 
     level: float
@@ -49,6 +50,8 @@ class NoisedText:
     bleu: float
     text: str
     original: str
+    denoised: str | None = None
+    denoised_token_accuracy: float | None = None
 
 
 @dataclass(frozen=True)
@@ -71,12 +74,14 @@ def noise_experiment(
     relative: bool = False,
     seed: int = 0,
     settings: DecodeSettings = DecodeSettings(),
+    restore: Callable[[Latents, float], Latents] | None = None,
     say: Callable[[str], None] = say,
 ) -> Iterator[NoisedText]:
     """Every text at every level: level by level, the texts of a level in batches of similar length.
 
     Text i gets the same noise, times the level, at every level and in any batch: its generator is
-    seeded with `seed` + i. Raises UserError for a level that is negative or not a number.
+    seeded with (seed, i). restore: takes noised raw latents and their level, returns cleaner ones, as
+    `TrainedDenoiser.restore` does. Raises UserError for a level that is negative or not a number.
     """
     for level in levels:
         if not (math.isfinite(level) and level >= 0):
@@ -96,15 +101,20 @@ def noise_experiment(
         unit = statistics.std
     for level in levels:
         for indices, latents in raw.encode_in_batches(sequences, tokens_per_batch=TOKENS_PER_BATCH):
-            noise = (
-                sample_noise(latents, seeds=[seed + int(index) for index in indices])
-                * unit[:, None]
-            )
+            seeds = [(seed, int(index)) for index in indices]
+            noise = sample_noise(latents.mask.cpu(), raw.channels, seeds=seeds)
+            noise = noise.to(raw.device) * unit[:, None].to(raw.device)
             noised = Latents(latents.values + level * noise, latents.mask)
             written = raw.decode_tokens(noised, settings)
             decoded = decode_ids(raw.tokenizer, written)
+            cleaned = raw.decode_tokens(restore(noised, level), settings) if restore else None
             for row, index in enumerate(indices):
                 reference = content_ids(raw.tokenizer, sequences[index])
+                after = {}
+                if cleaned:
+                    content = content_ids(raw.tokenizer, cleaned[row])
+                    after["denoised"] = decode_ids(raw.tokenizer, [cleaned[row]])[0]
+                    after["denoised_token_accuracy"] = token_accuracy(reference, content)
                 yield NoisedText(
                     level=level,
                     snr_db=signal_to_noise(latents, level * noise, row),
@@ -115,17 +125,8 @@ def noise_experiment(
                     bleu=sentence_bleu(texts[index], decoded[row]),
                     text=decoded[row],
                     original=texts[index],
+                    **after,
                 )
-
-
-def sample_noise(latents: Latents, *, seeds: list[int]) -> torch.Tensor:
-    """Unit Gaussian noise [B, C, L], float32, zero at padding; row i depends on seeds[i] and its own length alone."""
-    noise = torch.zeros(latents.values.shape)
-    for row, seed in enumerate(seeds):
-        length = int(latents.mask[row].sum())
-        generator = torch.Generator().manual_seed(seed)
-        noise[row, :, :length] = torch.randn(latents.values.shape[1], length, generator=generator)
-    return noise.to(latents.values.device)
 
 
 def signal_to_noise(latents: Latents, noise: torch.Tensor, row: int) -> float:

@@ -23,7 +23,8 @@ def noise_report(results: list[NoisedText], *, as_json: bool, many: bool) -> Non
     """One text: the original and each level's text. Many: the curve. JSON: an object a text and level."""
     if as_json:
         for item in results:
-            print_json(item)
+            fields = dataclasses.asdict(item)
+            print_json({key: value for key, value in fields.items() if value is not None})
     elif many:
         print_curve(curve(results))
     else:
@@ -35,6 +36,9 @@ def noise_report(results: list[NoisedText], *, as_json: bool, many: bool) -> Non
                 f"tokens {item.token_accuracy:.1%} · BLEU {item.bleu:.1f}"
             )
             print(wrapped(item.text or "(nothing)"))
+            if item.denoised is not None:
+                print(f"denoised · tokens {item.denoised_token_accuracy:.1%}")
+                print(wrapped(item.denoised or "(nothing)"))
 
 
 def decibels(value: float) -> str:

@@ -1,0 +1,183 @@
+"""How fast training on cached latents is: one run, same model and data, ratios.
+
+python benchmarks/train.py TEXTS [--model NAME_OR_FOLDER] [--size small] [--passages 2000] [--steps 8]
+
+TEXTS: any file, folder or dataset that Bartleby reads. Measures an epoch of latents from the cache
+against the published way (each text encoded alone inside the dataset, every epoch), the transformer's
+training step against the machine's matrix products, where a step's time goes, and the memory that a
+cache of `--passages` and one of ten times as many passages take.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
+
+from bartleby import silence_libraries
+from bartleby.autoencoder import Autoencoder
+from bartleby.config import config_from_dict
+from bartleby.corpus import load_corpus
+from bartleby.latent_data import LatentData, open_latents
+from bartleby.loading import load_autoencoder
+from bartleby.train_run import prepare
+from bartleby.training import denoising_loss, make_accelerator, make_batch, train
+
+ALONE = 100  # passages that are encoded one by one
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Wall-clock seconds of one call."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def matrix_product_rate(dtype: torch.dtype, *, size: int = 2048, repeats: int = 5) -> float:
+    """Best of a few: floating-point operations a second of a square matrix product."""
+    a, b = torch.randn(2, size, size).to(dtype).unbind()
+    a @ b
+    return 2 * size**3 / min(seconds(lambda: a @ b) for _ in range(repeats))
+
+
+def epoch_from_cache(data: LatentData, passages: np.ndarray) -> None:
+    """Every passage once, 24 at a time, normalised and padded as training reads them."""
+    for start in range(0, len(passages), 24):
+        data.batch(passages[start : start + 24])
+
+
+def compare_epochs(autoencoder: Autoencoder, data: LatentData) -> None:
+    """Milliseconds a passage from the cache and encoded alone."""
+    order = np.random.default_rng(0).permutation(len(data))
+    cached = seconds(lambda: epoch_from_cache(data, order)) / len(order)
+    sample = order[:ALONE]
+
+    def encode_alone() -> None:
+        for index in sample:
+            autoencoder.encode_tokens([data.token_ids(index)])
+
+    alone = seconds(encode_alone) / len(sample)
+    print(
+        f"epoch    from the cache {1000 * cached:7.3f} ms a passage   encoded alone {1000 * alone:7.2f} ms   "
+        f"x{alone / cached:.0f}"
+    )
+
+
+def training_step(texts: Path, model: str, size: str, steps: int) -> None:
+    """Seconds and operations of a step, as a share of the matrix-product rate, and the profile."""
+    tables = {
+        "data": {"source": str(texts), "limit": 3000},
+        "autoencoder": {"model": model},
+        "denoiser": {"size": size},
+        "training": {"steps": 10**6, "checkpoint_minutes": 1e9},
+    }
+    setup = prepare(config_from_dict(tables), say=lambda message: None)
+    accelerator = make_accelerator()
+    states = train(
+        setup.config,
+        setup.training,
+        setup.denoiser,
+        setup.scheduler,
+        Path("/nonexistent"),
+        accelerator,
+    )
+    next(states), next(states)
+    before, start = next(states).tokens, time.perf_counter()
+    for _ in range(steps):
+        state = next(states)
+    elapsed = (time.perf_counter() - start) / steps
+    order = np.argsort(setup.training.lengths, kind="stable")
+    indices = order[len(order) // 2 :][:24]
+    batch = make_batch(
+        setup.config, setup.training, setup.denoiser, setup.scheduler, indices, 0, 0, accelerator
+    )
+    with FlopCounterMode(display=False) as counter:
+        denoising_loss(setup.config, setup.denoiser, setup.scheduler, batch).backward()
+    operations_a_token = counter.get_total_flops() / int(batch.latents.mask.sum())
+    tokens = (state.tokens - before) / steps
+    rates = {dtype: matrix_product_rate(dtype) for dtype in (torch.float32, torch.bfloat16)}
+    for dtype, rate in rates.items():
+        print(f"matrix products in {str(dtype).removeprefix('torch.')}: {rate / 1e12:.3f} TFLOP/s")
+    best = max(rates.values())
+    rate = operations_a_token * tokens / elapsed
+    print(
+        f"step     transformer {size}: {1000 * elapsed:.0f} ms, {tokens / elapsed:,.0f} tokens/s, "
+        f"{rate / 1e12:.3f} TFLOP/s = {rate / best:.0%} of the best product rate"
+    )
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        next(states)
+    print(
+        profiler.key_averages().table(
+            sort_by="self_cpu_time_total", row_limit=14, max_name_column_width=40
+        )
+    )
+
+
+def memory(autoencoder: Autoencoder, texts: list[str], passages: int) -> None:
+    """Peak anonymous memory while reading a cache, and one of ten times the size."""
+    for factor in (1, 10):
+        with tempfile.TemporaryDirectory() as folder:
+            chosen = (texts * factor)[: passages * factor]
+            data = open_latents(
+                autoencoder,
+                chosen,
+                name=f"x{factor}",
+                root=Path(folder),
+                limit_gb=100,
+                say=lambda _: None,
+            )
+            data = dataclasses.replace(data, statistics=data.moments.statistics("benchmark"))
+            order = np.random.default_rng(0).permutation(len(data))[: 4 * passages]
+            epoch_from_cache(data, order)
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+            size = data.cache.stat().st_size / 2**30
+            print(
+                f"memory   {len(data):,} passages, {size:.2f} GiB of latents: {anonymous_gib():.2f} GiB anonymous, "
+                f"{peak:.2f} GiB peak"
+            )
+
+
+def anonymous_gib() -> float:
+    """This process's memory that is not a file's pages."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssAnon"):
+            return int(line.split()[1]) / 2**20
+    return float("nan")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("texts", type=Path)
+    parser.add_argument("--model", default="nano")
+    parser.add_argument("--size", default="small")
+    parser.add_argument("--passages", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=8)
+    arguments = parser.parse_args()
+    silence_libraries()
+    autoencoder = load_autoencoder(arguments.model)
+    texts = load_corpus(arguments.texts).split("train")
+    with tempfile.TemporaryDirectory() as folder:
+        data = open_latents(
+            autoencoder,
+            texts[: arguments.passages],
+            name="train",
+            root=Path(folder),
+            say=lambda _: None,
+        )
+        data = dataclasses.replace(data, statistics=data.moments.statistics("benchmark"))
+        compare_epochs(autoencoder, data)
+    training_step(arguments.texts, arguments.model, arguments.size, arguments.steps)
+    memory(autoencoder, texts, arguments.passages // 2)
+
+
+if __name__ == "__main__":
+    main()
