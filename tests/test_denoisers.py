@@ -15,7 +15,7 @@ from bartleby.denoisers import (
     load_denoiser,
 )
 from bartleby.denoisers.baselines import identity_noise_cosine, wiener_noise_cosine
-from bartleby.denoisers.build import parameters
+from bartleby.denoisers.build import parameters, save_denoiser
 from bartleby.denoisers.transformer import PRECONDITIONS
 from bartleby.errors import UserError
 from bartleby.evaluation.latents import average, measure, timestep_grid
@@ -90,6 +90,17 @@ def test_saved_and_loaded_it_is_the_same_and_recorded_by_the_package(
     with torch.inference_mode():
         expected = denoiser(sample, 300, MASK).sample
         assert torch.equal(loaded(sample, 300, MASK).sample, expected)
+
+
+def test_stored_in_half_the_room_it_denoises_the_same(sample, tmp_path):
+    denoiser = build("transformer", {"precondition": "mixture"})
+    save_denoiser(denoiser, tmp_path, store="bfloat16")
+    loaded = load_denoiser(tmp_path)
+    assert all(weight.dtype == torch.float32 for weight in loaded.state_dict().values())
+    assert torch.equal(loaded.posterior.alpha_bar, denoiser.posterior.alpha_bar)
+    with torch.inference_mode():
+        expected, output = (d(sample, 300, MASK).sample for d in (denoiser, loaded))
+    assert 0 < (output - expected).norm() / expected.norm() < 0.02
 
 
 def test_sizes_at_the_published_shape():

@@ -243,16 +243,22 @@ def reconstruct(
 
 @app.command()
 def info(
-    model: Annotated[
-        str | None, typer.Argument(help="A BART: hub name or folder. Default: the bundled nano.")
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[MODEL]", help="A BART: hub name or folder. Default: the bundled nano."
+        ),
     ] = None,
+    model: Model = None,
     json: Json = False,
 ) -> None:
     """Say what a model is: sizes, window, shape and statistics of its latents, where it is stored."""
     from bartleby.loading import load_autoencoder
     from bartleby.reports import info_report
 
-    info_report(load_autoencoder(model), as_json=json)
+    if name is not None and model is not None:
+        raise typer.BadParameter("give a MODEL or --model, not both")
+    info_report(load_autoencoder(name or model), as_json=json)
 
 
 @app.command()

@@ -10,6 +10,7 @@ from bartleby.loading import load_autoencoder
 from bartleby.noise import PANGRAM, PUBLISHED_LEVELS, curve, noise_experiment
 from bartleby.plots import plot_noise_curve
 from bartleby.reports import noise_report
+from bartleby.restoration import load_trained_denoiser
 
 SENTENCES = [
     "It was raining so hard that nobody wanted to leave the house.",
@@ -58,12 +59,17 @@ def run_demo(model: str | None, *, plot: Path, seed: int, as_json: bool) -> None
             )
 
     if not as_json:
-        print("\n2. The noise experiment: Gaussian noise on the latents, then the decoder\n")
-    noise_report(
-        list(noise_experiment(autoencoder, [PANGRAM], DEMO_LEVELS, seed=seed, say=say)),
-        as_json=as_json,
-        many=False,
+        print("\n2. The noise experiment: Gaussian noise on the latents, then the decoder;")
+        print("   and the same latents through the denoiser first\n")
+    restore = None
+    if (autoencoder.folder / "denoiser").is_dir():
+        restore = load_trained_denoiser(autoencoder.folder, autoencoder).restore
+    else:
+        say(f"'{autoencoder.name}' has no denoiser beside it, so nothing is denoised")
+    noised = noise_experiment(
+        autoencoder, [PANGRAM], DEMO_LEVELS, seed=seed, restore=restore, say=say
     )
+    noise_report(list(noised), as_json=as_json, many=False)
 
     swept = noise_experiment(autoencoder, CURVE_TEXTS, CURVE_LEVELS, seed=seed, say=say)
     points = curve(list(track(swept, "noise curve", total=len(CURVE_TEXTS) * len(CURVE_LEVELS))))

@@ -22,7 +22,7 @@ from bartleby.config import TrainConfig, config_from_dict, config_to_dict
 from bartleby.console import progress_bar, say
 from bartleby.corpus import load_corpus
 from bartleby.denoisers import build_denoiser, load_denoiser
-from bartleby.denoisers.build import parameters
+from bartleby.denoisers.build import parameters, save_denoiser
 from bartleby.errors import UserError
 from bartleby.evaluation.latents import DenoisingScores, average, measure, timestep_grid
 from bartleby.latent_data import LatentData, open_latents
@@ -291,7 +291,7 @@ class Observer:
             self._validate(self.log.seconds)
         self.log.close()
         with self.state.averaged() as denoiser, replaced_folder(self.out / "denoiser") as temporary:
-            denoiser.save_pretrained(temporary)
+            save_denoiser(denoiser, temporary, store=self.setup.config.training.store)
         with replaced_folder(self.out / "scheduler") as temporary:
             self.setup.scheduler.save_pretrained(temporary)
         if self.setup.autoencoder.statistics:

@@ -54,6 +54,7 @@ MAY_CHANGE = {
     ("training", "validate_every"),
     ("training", "validation_texts"),
     ("training", "checkpoint_minutes"),
+    ("training", "store"),
     ("data", "cache_gb"),
 }
 # What the parts of a run draw their randomness from, so that no two share a stream.

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from diffusers import ModelMixin
+from safetensors.torch import load_file, save_file
 
 from bartleby.denoisers.baselines import IdentityDenoiser, MixtureDenoiser, WienerDenoiser
 from bartleby.denoisers.diffusers_unet import DiffusersUNet1D
@@ -111,11 +112,28 @@ def load_denoiser(folder: str | Path) -> ModelMixin:
     except (OSError, ValueError, KeyError):
         raise UserError(f"'{folder}' holds no denoiser of Bartleby") from None
     try:
-        return kind.from_pretrained(folder, use_safetensors=True).eval()
+        return kind.from_pretrained(folder, use_safetensors=True).float().eval()
     except (OSError, ValueError, RuntimeError, TypeError) as error:
         raise UserError(
             f"the denoiser in '{folder}' cannot be loaded: {str(error).splitlines()[0]}"
         ) from None
+
+
+def save_denoiser(denoiser: ModelMixin, folder: Path, *, store: str = "float32") -> None:
+    """Like `save_pretrained`; with store = bfloat16 the large tensors take half the room.
+
+    What needs its digits stays float32: a posterior's axes, through which x_t goes there and back, and
+    every vector.
+    """
+    denoiser.save_pretrained(folder)
+    if store == "float32":
+        return
+    path = folder / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(path)
+    for name, tensor in tensors.items():
+        if tensor.ndim > 1 and not name.endswith((".basis", ".position_means")):
+            tensors[name] = tensor.to(getattr(torch, store))
+    save_file(tensors, path, metadata={"format": "pt"})
 
 
 def parameters(denoiser: ModelMixin) -> int:
