@@ -11,11 +11,11 @@ from __future__ import annotations
 import argparse
 import random
 import time
-from collections.abc import Callable
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from machine import matrix_rate, seconds
 
 from bartleby import silence_libraries
 from bartleby.autoencoder import Autoencoder, Latents
@@ -28,13 +28,6 @@ from bartleby.precision import autocast, network_dtype
 from bartleby.pretrain import train_step
 
 ALONE = 200  # texts that are encoded and decoded one by one
-
-
-def seconds(work: Callable[[], object]) -> float:
-    """Wall-clock seconds of one call."""
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
 
 
 def mixed_texts(corpus: list[str], autoencoder: Autoencoder, count: int) -> list[str]:
@@ -66,13 +59,6 @@ def time_autoencoder(autoencoder: Autoencoder, texts: list[str]) -> None:
     print(
         f"decode   together {together * 1e3:8.2f} ms   alone {alone * 1e3:8.2f} ms   x{alone / together:.1f}"
     )
-
-
-def matrix_rate(dtype: torch.dtype) -> float:
-    """FLOP/s of a [2048, 1024] x [1024, 1024] product, the best of five."""
-    a, b = torch.randn(2048, 1024, dtype=dtype), torch.randn(1024, 1024, dtype=dtype)
-    best = min(seconds(lambda: [F.linear(a, b) for _ in range(5)]) for _ in range(5))
-    return 5 * 2 * 2048 * 1024 * 1024 / best
 
 
 def plain_step(

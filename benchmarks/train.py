@@ -15,11 +15,11 @@ import dataclasses
 import resource
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
+from machine import matrix_rate, seconds
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -33,20 +33,6 @@ from bartleby.train_run import prepare
 from bartleby.training import denoising_loss, make_accelerator, make_batch, train
 
 ALONE = 100  # passages that are encoded one by one
-
-
-def seconds(work: Callable[[], object]) -> float:
-    """Wall-clock seconds of one call."""
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
-def matrix_product_rate(dtype: torch.dtype, *, size: int = 2048, repeats: int = 5) -> float:
-    """Best of a few: floating-point operations a second of a square matrix product."""
-    a, b = torch.randn(2, size, size).to(dtype).unbind()
-    a @ b
-    return 2 * size**3 / min(seconds(lambda: a @ b) for _ in range(repeats))
 
 
 def epoch_from_cache(data: LatentData, passages: np.ndarray) -> None:
@@ -104,7 +90,7 @@ def training_step(texts: Path, model: str, size: str, steps: int) -> None:
         denoising_loss(setup.config, setup.denoiser, setup.scheduler, batch).backward()
     operations_a_token = counter.get_total_flops() / int(batch.latents.mask.sum())
     tokens = (state.tokens - before) / steps
-    rates = {dtype: matrix_product_rate(dtype) for dtype in (torch.float32, torch.bfloat16)}
+    rates = {dtype: matrix_rate(dtype) for dtype in (torch.float32, torch.bfloat16)}
     for dtype, rate in rates.items():
         print(f"matrix products in {str(dtype).removeprefix('torch.')}: {rate / 1e12:.3f} TFLOP/s")
     best = max(rates.values())

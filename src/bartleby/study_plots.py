@@ -10,7 +10,7 @@ from bartleby.plots import plt, save
 
 FAMILIES = ("simple-unet", "diffusers-unet", "text-unet", "transformer")
 TARGET_COLOURS = {"noise": "tab:red", "v": "tab:blue", "x0": "tab:green"}
-BASELINE_STYLES = {"identity": (0, (1, 1.5)), "wiener": (0, (5, 2))}
+BASELINE_STYLES = {"identity": (0, (1, 1.5)), "wiener": (0, (5, 2)), "mixture": "-"}
 
 
 def plot_learning_curves(rows: list[dict], path: Path) -> None:
@@ -52,7 +52,7 @@ def plot_ceiling(rows: list[dict], channels: int, path: Path) -> None:
         measured = row["timesteps"][-1]["noise_cosine"]
         axes.plot([k], [measured], "o", color=TARGET_COLOURS["noise"])
         name = row["name"].removesuffix(" noise")
-        axes.annotate(name, (k, measured), (6, -10), textcoords="offset points", fontsize=8)
+        axes.annotate(name, (k, measured), (6, 4), textcoords="offset points", fontsize=8)
     axes.set(
         xlabel="bottleneck k / channels C",
         ylabel="noise cosine where the input is almost pure noise",
@@ -87,10 +87,11 @@ def _panels(rows: list[dict], draw, draw_baseline, xlabel: str, ylabel: str, pat
 def _style(row: dict) -> dict:
     if row["name"] in BASELINE_STYLES:
         line = BASELINE_STYLES[row["name"]]
-        return {"color": "0.3", "linestyle": line, "linewidth": 1.2, "label": row["name"]}
+        return {"color": "0.3", "linestyle": line, "linewidth": 1, "label": row["name"]}
     style = {"color": TARGET_COLOURS[row["target"]], "linewidth": 1.5, "label": row["name"]}
-    if "wiener" in row["name"]:
-        style |= {"color": "black", "linewidth": 2}
+    if "+" in row["name"]:
+        colour = "tab:purple" if "mixture" in row["name"] else "tab:orange"
+        style |= {"color": colour, "linewidth": 2}
     elif "narrow" in row["name"] or "wide" in row["name"]:
         style |= {"linestyle": "--" if "narrow" in row["name"] else "-.", "alpha": 0.6}
     return style

@@ -107,7 +107,16 @@ def identity_noise_cosine(alpha_bar: torch.Tensor, *, variance: float = 1.0) -> 
     return ((1 - alpha_bar) / (alpha_bar * variance + 1 - alpha_bar)).sqrt()
 
 
-def wiener_noise_cosine(alpha_bar: torch.Tensor, eigenvalues: torch.Tensor) -> torch.Tensor:
-    """Closed form at each alpha_bar [T], for latents whose covariance has these eigenvalues [C]."""
+def wiener_noise_cosine(
+    alpha_bar: torch.Tensor, eigenvalues: torch.Tensor, moments: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Closed form at each alpha_bar [T], for a filter fitted to these eigenvalues [C].
+
+    moments: [C], mean squares along the filter's axes of the latents it is used on; by default the
+    eigenvalues themselves, and then it is sqrt(mean over i of (1-a) / (a lambda_i + 1 - a)).
+    """
     a = alpha_bar[:, None]
-    return ((1 - a) / (a * eigenvalues + 1 - a)).mean(dim=1).sqrt()
+    moments = eigenvalues if moments is None else moments
+    gain = (1 - a).sqrt() / (a * eigenvalues + 1 - a)  # of the noise estimate, on each component
+    power = (gain.square() * (a * moments + 1 - a)).mean(dim=1)
+    return (1 - a[:, 0]).sqrt() * gain.mean(dim=1) / power.sqrt()
