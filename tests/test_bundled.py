@@ -7,6 +7,7 @@ import pytest
 from bartleby.evaluation.reconstruction import reconstruct, summarise
 from bartleby.loading import bundled_folder, load_autoencoder
 from bartleby.noise import PANGRAM, curve, noise_experiment
+from bartleby.restoration import load_trained_denoiser
 
 # Written for this test.
 UNSEEN = [
@@ -41,6 +42,14 @@ def test_noise_curve_falls_from_readable_to_nonsense(nano):
     )
 
 
+def test_the_denoiser_restores_what_the_decoder_cannot_read(nano):
+    restore = load_trained_denoiser(None, nano).restore
+    items = list(noise_experiment(nano, UNSEEN, [2.5], restore=restore))
+    before = sum(item.token_accuracy for item in items) / len(items)
+    after = sum(item.denoised_token_accuracy for item in items) / len(items)
+    assert before < 0.5 and after > before + 0.3
+
+
 def test_latents_have_unit_variance_and_are_not_collapsed(nano):
     assert nano.statistics.effective_rank > nano.channels / 4
     real = nano.encode(UNSEEN).real
@@ -60,7 +69,7 @@ def test_demo(cli, tmp_path):
     plot = tmp_path / "curve.png"
     result = cli("demo", "--plot", plot)
     assert result.exit_code == 0, result.stderr
-    assert result.stdout.count("same: ") == 4
+    assert result.stdout.count("same: ") == 4 and result.stdout.count("\ndenoised · ") == 5
     assert plot.read_bytes().startswith(b"\x89PNG")
     assert max(map(len, result.stdout.splitlines())) <= 80
 

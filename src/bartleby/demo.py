@@ -79,7 +79,7 @@ def run_demo(model: str | None, *, plot: Path, seed: int, as_json: bool) -> None
     if not as_json:
         print(f"\n3. The whole curve is in {plot}")
     say(
-        '\nnext: bartleby noise "Any text of yours." --levels 0:4:1\n'
+        '\nnext: bartleby noise "Any text of yours." --levels 0:4:1 --denoiser nano\n'
         "      bartleby reconstruct FILE        your texts through the latents and back\n"
         "      bartleby info                    what the bundled model is"
     )
