@@ -59,3 +59,25 @@ def test_bart_base_goes_through_every_command(bart_base, cli, tmp_path):
     ):
         result = cli(*command)
         assert result.exit_code == 0, (command, result.stderr)
+
+
+@pytest.mark.slow
+def test_denoisers_train_on_bart_base_at_the_published_shape(
+    bart_base, cli, tiny_config, tmp_path
+):
+    config = tmp_path / "run.toml"
+    config.write_text(
+        '[denoiser]\nname = "text-unet"\n[objective]\ntarget = "v"\n'
+        "[training]\nsteps = 3\nvalidation_texts = 2\n"
+    )
+    overrides = [f"autoencoder.model={bart_base}", f"data.source={tiny_config['data']['source']}"]
+    options = [word for override in overrides for word in ("--set", override)]
+    result = cli("train", config, "--out", tmp_path / "run", "--json", *options)
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["parameters"] == 7_830_272
+    for command in (
+        ("noise", "The dog likes tea.", "--model", bart_base, "--denoiser", tmp_path / "run"),
+        ("doctor", tmp_path / "run"),
+    ):
+        result = cli(*command)
+        assert result.exit_code == 0, (command, result.stderr)
