@@ -91,6 +91,37 @@ def tiny_config(model_folder, corpus_file) -> dict:
 
 
 @pytest.fixture
+def generator_config(tiny_config) -> dict:
+    """The same for a denoiser that writes: the tiny token-transformer, given part of half of the texts."""
+    tiny_config["denoiser"] = {
+        "name": "token-transformer",
+        "size": "tiny",
+        "self_conditioning": True,
+    }
+    tiny_config["objective"] = {"loss": "cross-entropy", "schedule": "tan", "conditioned": 0.5}
+    return tiny_config
+
+
+@pytest.fixture(scope="session")
+def generator_run(model_folder, tmp_path_factory) -> Path:
+    """A finished run of the tiny token-transformer."""
+    from bartleby.config import config_from_dict
+    from bartleby.train_run import run_training
+
+    folder = tmp_path_factory.mktemp("generator")
+    (folder / "texts.txt").write_text("\n".join(TEXTS) + "\n", encoding="utf-8")
+    tables = {
+        "data": {"source": str(folder / "texts.txt")},
+        "autoencoder": {"model": str(model_folder)},
+        "denoiser": {"name": "token-transformer", "size": "tiny", "self_conditioning": True},
+        "objective": {"loss": "cross-entropy", "schedule": "tan", "conditioned": 0.5},
+        "training": {"steps": 40, "tokens_per_batch": 256, "learning_rate": 3e-3},
+    }
+    run_training(config_from_dict(tables), folder / "run", say=lambda message: None)
+    return folder / "run"
+
+
+@pytest.fixture
 def cli():
     """Runs `bartleby` with arguments; the result has exit_code, stdout and stderr."""
     torch.manual_seed(0)

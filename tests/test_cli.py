@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bartleby.cli import spread_option
+from bartleby.cli_options import spread_option
 
 TEXT = "The dog likes tea."
 

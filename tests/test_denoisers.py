@@ -86,7 +86,7 @@ def test_saved_and_loaded_it_is_the_same_and_recorded_by_the_package(
     denoiser = build(name, options)
     denoiser.save_pretrained(tmp_path)
     loaded = load_denoiser(tmp_path)
-    assert type(loaded) is type(denoiser) and type(loaded).__module__ == "bartleby"
+    assert type(loaded) is type(denoiser) and type(loaded).__module__ == "bartleby.denoisers"
     with torch.inference_mode():
         expected = denoiser(sample, 300, MASK).sample
         assert torch.equal(loaded(sample, 300, MASK).sample, expected)

@@ -62,9 +62,7 @@ def test_bart_base_goes_through_every_command(bart_base, cli, tmp_path):
 
 
 @pytest.mark.slow
-def test_denoisers_train_on_bart_base_at_the_published_shape(
-    bart_base, cli, tiny_config, tmp_path
-):
+def test_denoisers_train_on_bart_base_at_the_published_shape(bart_base, cli, tiny_config, tmp_path):
     config = tmp_path / "run.toml"
     config.write_text(
         '[denoiser]\nname = "text-unet"\n[objective]\ntarget = "v"\n'

@@ -59,7 +59,8 @@ def sample(name, scheduler, predict, shape, steps):
     chosen = sampler(name, scheduler)
     chosen.set_timesteps(steps)
     for timestep in chosen.timesteps:
-        options = {} if name in ("dpm++", "unipc") else {"generator": generator}
+        noise = torch.randn(shape, generator=generator, dtype=torch.float64)
+        options = SAMPLERS[name].step_options(noise)
         xt = chosen.step(predict(xt, timestep), timestep, xt, **options).prev_sample
     return xt
 

@@ -70,7 +70,7 @@ def test_a_run_leaves_a_folder_with_everything_in_it(tiny_config, tmp_path):
     record = run(tiny_config, tmp_path / "run")
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
         "config.json", "log.jsonl", "tensorboard", "checkpoints", "denoiser", "scheduler",
-        "latent_statistics.json", "training.json",
+        "latent_statistics.json", "lengths.json", "training.json",
     }  # fmt: skip
     assert json.loads((tmp_path / "run" / "training.json").read_text()) == record
     assert record["steps"] == 12 and record["validation"]["noise_cosine"] > 0

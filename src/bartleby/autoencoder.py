@@ -75,13 +75,16 @@ class LatentStatistics:
 
     def normalise(self, latents: Latents) -> Latents:
         """Raw latents to unit variance per channel."""
-        values = (latents.values - self.mean[:, None]) / self.std[:, None]
-        return Latents(values * latents.mask[:, None], latents.mask)
+        mean, std = self._on(latents.values.device)
+        return Latents((latents.values - mean) / std * latents.mask[:, None], latents.mask)
 
     def denormalise(self, latents: Latents) -> Latents:
         """The inverse of `normalise`."""
-        values = latents.values * self.std[:, None] + self.mean[:, None]
-        return Latents(values * latents.mask[:, None], latents.mask)
+        mean, std = self._on(latents.values.device)
+        return Latents((latents.values * std + mean) * latents.mask[:, None], latents.mask)
+
+    def _on(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.mean[:, None].to(device), self.std[:, None].to(device)
 
     def to_json(self) -> dict:
         """For `latent_statistics.json`."""
@@ -233,9 +236,16 @@ class Autoencoder:
 
     @torch.inference_mode()
     def decode_tokens(
-        self, latents: Latents, settings: DecodeSettings = DecodeSettings()
+        self,
+        latents: Latents,
+        settings: DecodeSettings = DecodeSettings(),
+        *,
+        known: torch.Tensor | None = None,
     ) -> list[list[int]]:
-        """What the decoder writes for one batch of latents: token ids, starting with the decoder's start token."""
+        """What the decoder writes for one batch of latents: token ids, starting with the decoder's start token.
+
+        known: [B, L], ids of tokens that it must write at their places, -1 where it is free.
+        """
         if self.statistics:
             latents = self.statistics.denormalise(latents)
         lengths = latents.mask.sum(dim=1).tolist()
@@ -260,19 +270,45 @@ class Autoencoder:
                     eos_token_id=self.tokenizer.eos_token_id,
                     pad_token_id=self.tokenizer.pad_token_id,
                 ),
+                prefix_allowed_tokens_fn=None if known is None else self._allowed(known.tolist()),
             ).tolist()
         # Cut to the text's own limit, so that what is written does not depend on the rest of the batch.
         return [sequence[:limit] for sequence, limit in zip(sequences, limits, strict=True)]
 
-    def decode(self, latents: Latents, settings: DecodeSettings = DecodeSettings()) -> list[str]:
-        """The text that the decoder writes for each of `latents`, in order; similar lengths are decoded together."""
+    def _allowed(self, known: list[list[int]]) -> Callable[[int, torch.Tensor], list[int]]:
+        """For `generate`: the tokens allowed next in text b after what was written of it."""
+        end = self.tokenizer.eos_token_id
+        anything = list(range(self.bart.config.vocab_size))
+        anything_but_end = [token for token in anything if token != end]
+
+        def allowed(row: int, written: torch.Tensor) -> list[int]:
+            place = len(written) - 1  # the decoder's start token comes before the first
+            if place < len(known[row]) and known[row][place] >= 0:
+                return [known[row][place]]
+            more_to_come = max(known[row][place:], default=-1) >= 0
+            return anything_but_end if more_to_come else anything
+
+        return allowed
+
+    def decode(
+        self,
+        latents: Latents,
+        settings: DecodeSettings = DecodeSettings(),
+        *,
+        known: torch.Tensor | None = None,
+    ) -> list[str]:
+        """The text that the decoder writes for each of `latents`, in order; similar lengths are decoded together.
+
+        known: as in `decode_tokens`.
+        """
         lengths = latents.mask.sum(dim=1).cpu().numpy()
         texts = [""] * len(lengths)
         for indices in cut_by_tokens(np.argsort(lengths, kind="stable"), lengths, TOKENS_PER_BATCH):
             length = lengths[indices].max()
             values = latents.values[indices, :, :length].to(self.device)
             batch = Latents(values, latents.mask[indices, :length].to(self.device))
-            written = decode_ids(self.tokenizer, self.decode_tokens(batch, settings))
+            given = None if known is None else known[indices, :length]
+            written = decode_ids(self.tokenizer, self.decode_tokens(batch, settings, known=given))
             for index, text in zip(indices, written, strict=True):
                 texts[index] = text
         return texts

@@ -45,11 +45,12 @@ class AutoencoderTable:
 class DenoiserTable:
     """[denoiser]: which network."""
 
-    name: str = "transformer"  # transformer, simple-unet, diffusers-unet or text-unet
-    size: str = "small"  # of the transformer: tiny, small or base
+    # transformer, token-transformer, simple-unet, diffusers-unet or text-unet
+    name: str = "transformer"
+    size: str = "small"  # of a transformer: tiny, nano, small or base
     widths: list[int] = field(default_factory=list)  # of a UNet; empty is as published
     channels: int = 0  # the latents' channels, if you want them checked; 0 is the BART's
-    self_conditioning: bool = False  # half of the time the transformer also sees its own estimate
+    self_conditioning: bool = False  # half of the time a transformer also sees its own estimate
     # The transformer corrects a closed-form estimate of x0: wiener (linear) or mixture (of tokens).
     precondition: str = "none"
 
@@ -59,11 +60,12 @@ class ObjectiveTable:
     """[objective]: what the network predicts, under which noise."""
 
     target: str = "x0"  # noise, x0 or v
-    loss: str = "mse"  # mse or l1
+    loss: str = "mse"  # mse, l1, or cross-entropy, which token-transformer needs
     loss_in: str = ""  # measure the error in noise, x0 or v; empty is the target itself
     schedule: str = "cosine"  # cosine, linear, sqrt or tan
     schedule_d: float = 3.0  # of tan: 1 is the cosine, larger is noisier
     timesteps: int = 1000
+    conditioned: float = 0.0  # share of passages of which a part is given, for token-transformer
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,7 @@ class TrainConfig:
                 f"objective.target is '{self.objective.target}', but denoiser.precondition makes the network "
                 "return x0; set objective.target = 'x0' (objective.loss_in may be what you like)"
             )
+        self._check_token_prediction()
         for key, least in _LEAST.items():
             value = _at(self, key)
             if not (math.isfinite(value) and value >= least):
@@ -123,6 +126,28 @@ class TrainConfig:
             )
         if self.training.steps == 0 and self.training.epochs == 0:
             raise UserError("training.steps and training.epochs are both 0; set one")
+
+    def _check_token_prediction(self) -> None:
+        writes = self.denoiser.name == "token-transformer"
+        if writes != (self.objective.loss == "cross-entropy"):
+            raise UserError(
+                f"objective.loss is '{self.objective.loss}' and denoiser.name '{self.denoiser.name}'; "
+                "token-transformer needs cross-entropy, the other denoisers mse or l1"
+            )
+        if writes and (self.objective.target, self.objective.loss_in) != ("x0", ""):
+            raise UserError(
+                "objective.target and loss_in do not fit token-transformer, which predicts tokens; "
+                "set target = 'x0' and leave loss_in out"
+            )
+        if self.objective.conditioned and not writes:
+            raise UserError(
+                f"objective.conditioned is {self.objective.conditioned}, but '{self.denoiser.name}' takes no "
+                "condition; use denoiser.name = 'token-transformer'"
+            )
+        if not 0 <= self.objective.conditioned <= 1:
+            raise UserError(
+                f"objective.conditioned is {self.objective.conditioned}; it must be between 0 and 1"
+            )
 
 
 _LEAST = {

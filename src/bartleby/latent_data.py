@@ -30,6 +30,7 @@ from bartleby.tokenization import encode_texts, passages
 MOMENT_PASSAGES = 5_000  # what the statistics are taken from where latents are not cached
 FREE_SHARE = 0.8  # of the free disk space that a cache may take
 FORMAT = 1
+LENGTHS_FILE = "lengths.json"  # of a training run: how many passages have 0, 1, 2, ... tokens
 
 
 @dataclass(frozen=True)

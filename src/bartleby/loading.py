@@ -39,7 +39,7 @@ def load_autoencoder(
         config = AutoConfig.from_pretrained(folder)
         if config.model_type != "bart":
             raise UserError(f"'{name}' is a {config.model_type} model; Bartleby needs a BART")
-        _check_weights(folder)
+        check_weights(folder)
         bart = BartForConditionalGeneration.from_pretrained(
             folder, dtype=torch.float32, use_safetensors=True
         )
@@ -71,28 +71,28 @@ def bundled_folder() -> Path:
     return Path(__file__).parent / "pretrained" / BUNDLED
 
 
-def model_folder(model: str | Path | None) -> Path:
+def model_folder(model: str | Path | None, *, marker: str = "config.json") -> Path:
     """The local folder of a model: bundled, named, or fetched from the hub into its cache.
 
-    The network is asked only for what the cache lacks. Raises UserError for a path that does not
-    exist, and for a hub name that cannot be fetched.
+    marker: the file by which a model's folder is known. The network is asked only for what the cache
+    lacks. Raises UserError for a path that does not exist, and for a hub name that cannot be fetched.
     """
     if model is None or str(model) == BUNDLED:
         return bundled_folder()
     path = Path(model).expanduser()
     if path.is_dir():
-        if not (path / "config.json").exists():
-            raise UserError(f"folder '{model}' holds no model: config.json is missing")
+        if not (path / marker).exists():
+            raise UserError(f"folder '{model}' holds no model: {marker} is missing")
         return path
     if path.exists():
         raise UserError(f"'{model}' is a file; name the model's folder")
     if str(model).startswith((".", "/", "~")) or str(model).count("/") > 1:
         raise UserError(f"no model folder at '{model}'")
-    return _cached(str(model)) or _fetch(str(model))
+    return _cached(str(model), marker) or _fetch(str(model))
 
 
-def _cached(name: str) -> Path | None:
-    """The hub cache's folder for `name`, if it is there with configuration and weights."""
+def _cached(name: str, marker: str) -> Path | None:
+    """The hub cache's folder for `name`, if it is there with its marker and weights."""
     try:
         folder = Path(snapshot_download(name, allow_patterns=HUB_FILES, local_files_only=True))
     except LocalEntryNotFoundError:
@@ -101,7 +101,7 @@ def _cached(name: str) -> Path | None:
         raise UserError(
             f"'{name}' is neither a folder nor a hub name: {_first_line(error)}"
         ) from None
-    complete = (folder / "config.json").exists() and any(folder.glob("*.safetensors"))
+    complete = (folder / marker).exists() and any(folder.glob("**/*.safetensors"))
     return folder if complete else None
 
 
@@ -119,8 +119,8 @@ def _fetch(name: str) -> Path:
         ) from None
 
 
-def _check_weights(folder: Path) -> None:
-    """The header and size of each weights file, so that a damaged one is named."""
+def check_weights(folder: Path) -> None:
+    """Reads the header and size of each weights file of a folder; UserError names a damaged one."""
     for file in sorted(folder.glob("*.safetensors")):
         size = file.stat().st_size
         with file.open("rb") as stream:

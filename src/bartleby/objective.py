@@ -12,7 +12,7 @@ from diffusers import SchedulerMixin
 
 from bartleby.schedules import alpha_bar_at, target_of
 
-LOSSES = ("mse", "l1")
+LOSSES = ("mse", "l1", "cross-entropy")  # the last is of tokens, for token-transformer
 # A noise prediction says nothing of x0 where almost no signal is left; the division is held off there.
 SMALLEST_SIGNAL = 1e-4
 

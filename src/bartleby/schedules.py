@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers import (
@@ -21,15 +23,33 @@ from diffusers import (
 
 from bartleby.errors import UserError
 
+
+@dataclass(frozen=True)
+class Sampler:
+    """A diffusers scheduler used to step, and whether it draws noise at every step."""
+
+    kind: type[SchedulerMixin]
+    options: dict[str, Any]
+    draws_noise: bool
+
+    def step_options(self, noise: torch.Tensor | None) -> dict[str, Any]:
+        """What `step` takes beside prediction, timestep and sample; the noise is ours, a draw for each text."""
+        return {"variance_noise": noise} if self.draws_noise else {}
+
+
+_ODE = {"algorithm_type": "dpmsolver++"}
+_SDE = {"algorithm_type": "sde-dpmsolver++"}
+SAMPLERS = {
+    # Ancestral sampling (Ho et al. 2020) is SDE-DPM-Solver++ of order 1 (Lu et al., arXiv:2211.01095).
+    # own DDPM takes no noise from outside, and its DDIM with eta = 1 is NaN where alpha_bar is nearly 0.
+    "ddpm": Sampler(DPMSolverMultistepScheduler, {**_SDE, "solver_order": 1}, draws_noise=True),
+    "ddim": Sampler(DDIMScheduler, {}, draws_noise=False),
+    "dpm++": Sampler(DPMSolverMultistepScheduler, _ODE, draws_noise=False),
+    "sde-dpm++": Sampler(DPMSolverMultistepScheduler, _SDE, draws_noise=True),
+    "unipc": Sampler(UniPCMultistepScheduler, {}, draws_noise=False),
+}
 TARGETS = {"noise": "epsilon", "x0": "sample", "v": "v_prediction"}  # ours -> diffusers' names
 SCHEDULES = ("cosine", "linear", "sqrt", "tan")
-SAMPLERS = {
-    "ddpm": (DDPMScheduler, {"variance_type": "fixed_small"}),
-    "ddim": (DDIMScheduler, {}),
-    "dpm++": (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++"}),
-    "sde-dpm++": (DPMSolverMultistepScheduler, {"algorithm_type": "sde-dpmsolver++"}),
-    "unipc": (UniPCMultistepScheduler, {}),
-}
 LARGEST_BETA = 0.999  # as Nichol & Dhariwal: the last step must not divide by zero
 
 
@@ -83,8 +103,8 @@ def sampler(name: str, scheduler: DDPMScheduler) -> SchedulerMixin:
     """The sampler `name` for networks trained with `scheduler`; each is tested for x0, v and noise."""
     if name not in SAMPLERS:
         raise UserError(f"unknown sampler '{name}' (known: {', '.join(SAMPLERS)})")
-    kind, options = SAMPLERS[name]
-    return kind.from_config(scheduler.config, timestep_spacing="trailing", **options)
+    chosen = SAMPLERS[name]
+    return chosen.kind.from_config(scheduler.config, timestep_spacing="trailing", **chosen.options)
 
 
 def target_of(scheduler: SchedulerMixin) -> str:

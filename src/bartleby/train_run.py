@@ -1,7 +1,8 @@
 """A whole training run: checks, latents, training with a progress bar, validation, the finished denoiser.
 
 A run folder holds `config.json`, `log.jsonl`, `tensorboard/`, `checkpoints/` and, at the end, `denoiser/`,
-`scheduler/`, `latent_statistics.json` and `training.json`.
+`scheduler/`, `latent_statistics.json`, `lengths.json` (how many passages have 0, 1, 2, ... tokens) and
+`training.json`.
 """
 
 from __future__ import annotations
@@ -23,9 +24,16 @@ from bartleby.console import progress_bar, say
 from bartleby.corpus import load_corpus
 from bartleby.denoisers import build_denoiser, load_denoiser
 from bartleby.denoisers.build import parameters, save_denoiser
+from bartleby.denoisers.posteriors import TokenMixture
 from bartleby.errors import UserError
-from bartleby.evaluation.latents import DenoisingScores, average, measure, timestep_grid
-from bartleby.latent_data import LatentData, open_latents
+from bartleby.evaluation.latents import (
+    DenoisingScores,
+    average,
+    measure,
+    measure_cross_entropy,
+    timestep_grid,
+)
+from bartleby.latent_data import LENGTHS_FILE, LatentData, open_latents
 from bartleby.loading import load_autoencoder
 from bartleby.run_log import RunLog
 from bartleby.schedules import noise_scheduler
@@ -99,7 +107,7 @@ def prepare(
         training, validation = _open_normalised(config, autoencoder, say)
     if config.denoiser.precondition == "wiener":
         denoiser.posterior.fit(training.covariance(), scheduler.alphas_cumprod)
-    elif config.denoiser.precondition == "mixture":
+    elif isinstance(getattr(denoiser, "posterior", None), TokenMixture):
         fit_mixture(denoiser.posterior, token_statistics(training), scheduler)
     autoencoder = dataclasses.replace(autoencoder, statistics=training.statistics)
     return Setup(config, autoencoder, training, validation, scheduler, denoiser)
@@ -227,7 +235,7 @@ class Observer:
 
     def __init__(self, setup: Setup, out: Path, say: Callable[[str], None]):
         self.setup, self.out, self.say = setup, out, say
-        self.latents, _ = validation_sample(
+        self.latents, self.token_ids = validation_sample(
             setup.validation, setup.config.training.validation_texts
         )
         self.timesteps = timestep_grid(
@@ -275,13 +283,23 @@ class Observer:
         began = time.monotonic()
         with self.state.averaged() as denoiser:
             scores = measure(denoiser, self.setup.scheduler, self.latents, self.timesteps)
+            if self.setup.config.objective.loss == "cross-entropy":
+                entropies = measure_cross_entropy(
+                    denoiser, self.setup.scheduler, self.latents, self.token_ids, self.timesteps
+                )
+                scores = {
+                    t: dataclasses.replace(score, cross_entropy=entropies[t])
+                    for t, score in scores.items()
+                }
         self.scores = average(scores)
         self.paused += time.monotonic() - began
+        entropy = self.scores.cross_entropy
         row = {"step": self.state.step, "seconds": round(seconds, 2)}
         self.log.append({**row, **dataclasses.asdict(self.scores)}, kind="valid")
         self.say(
             f"step {self.state.step:,}: noise cosine {self.scores.noise_cosine:.3f} · "
             f"x0 cosine {self.scores.x0_cosine:.3f} · x0 magnitude {self.scores.x0_magnitude:.2f}"
+            + (f" · {entropy:.3f} nats a token" if entropy is not None else "")
         )
 
     def finish(self) -> dict:
@@ -294,6 +312,8 @@ class Observer:
             save_denoiser(denoiser, temporary, store=self.setup.config.training.store)
         with replaced_folder(self.out / "scheduler") as temporary:
             self.setup.scheduler.save_pretrained(temporary)
+        counts = np.bincount(self.setup.training.lengths).tolist()
+        write_json(self.out / LENGTHS_FILE, {"passages_of_length": counts})
         if self.setup.autoencoder.statistics:
             write_json(self.out / STATISTICS_FILE, self.setup.autoencoder.statistics.to_json())
         record = {

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from accelerate import Accelerator
 from diffusers import DDPMScheduler, ModelMixin
 from diffusers.training_utils import EMAModel
@@ -31,6 +32,7 @@ from bartleby.checkpoints import (
     replaced_folder,
     save_training_state,
 )
+from bartleby.conditioning import given_positions
 from bartleby.config import TrainConfig, config_to_dict
 from bartleby.errors import UserError
 from bartleby.latent_data import LatentData
@@ -58,7 +60,8 @@ MAY_CHANGE = {
     ("data", "cache_gb"),
 }
 # What the parts of a run draw their randomness from, so that no two share a stream.
-ORDER, TIMES, NOISE, CONDITION = range(4)
+ORDER, TIMES, NOISE, CONDITION, GIVEN = range(5)
+IGNORED = -100  # in place of a token that is not to be predicted
 
 
 @dataclass(frozen=True)
@@ -89,9 +92,15 @@ class TrainingState:
 
 @dataclass(frozen=True)
 class Batch:
-    """One process's share of a step.  latents: B clean passages.  share: its factor in the mean loss."""
+    """One process's share of a step.  latents: B clean passages.  tokens: [B, L], their ids.
+
+    given: [B, L], True where the text is a condition and not to be predicted.  conditioned: [B], True
+    where the network sees its own first estimate.  share: this process's factor in the mean loss.
+    """
 
     latents: Latents
+    tokens: torch.Tensor
+    given: torch.Tensor
     noise: torch.Tensor
     timesteps: torch.Tensor
     conditioned: torch.Tensor
@@ -202,12 +211,20 @@ def make_batch(
 ) -> Batch:
     """This process's rows of the batch `indices`, with their noise and timesteps.
 
-    Timesteps are stratified over the whole batch; a passage's noise depends on the seed, the epoch and
-    the passage alone, so neither changes with the number of processes.
+    Timesteps are stratified over the whole batch; a passage's noise and what is given of it depend on
+    the seed, the epoch and the passage alone, so nothing changes with the number of processes.
     """
     seed, device = config.training.seed, accelerator.device
     rows = np.arange(len(indices))[accelerator.process_index :: accelerator.num_processes]
-    share = accelerator.num_processes / float(data.lengths[indices].sum())
+    patterns = [
+        given_positions(
+            data.lengths[index],
+            config.objective.conditioned,
+            seed=(seed, GIVEN, epoch, int(index)),
+        )
+        for index in indices
+    ]
+    share = accelerator.num_processes / float(sum((~given).sum() for given in patterns))
     if len(rows) == 0:  # more processes than passages: take part in the step, add nothing to it
         rows, share = np.arange(1), 0.0
     timesteps = stratified_timesteps(
@@ -217,8 +234,16 @@ def make_batch(
     latents = data.batch(indices[rows], length_multiple=denoiser.length_multiple)
     seeds = [(seed, NOISE, epoch, int(index)) for index in indices[rows]]
     noise = sample_noise(latents.mask, latents.values.shape[1], seeds=seeds)
+    tokens = torch.zeros(latents.mask.shape, dtype=torch.long)
+    given = torch.zeros(latents.mask.shape, dtype=torch.bool)
+    for place, row in enumerate(rows):
+        ids = data.token_ids(indices[row])
+        tokens[place, : len(ids)] = torch.tensor(ids)
+        given[place, : len(ids)] = torch.from_numpy(patterns[row])
     return Batch(
         Latents(latents.values.to(device), latents.mask.to(device)),
+        tokens.to(device),
+        given.to(device),
         noise.to(device),
         timesteps[rows].to(device),
         (coins[rows] < 0.5).to(device),
@@ -229,21 +254,38 @@ def make_batch(
 def denoising_loss(
     config: TrainConfig, network: torch.nn.Module, scheduler: DDPMScheduler, batch: Batch
 ) -> torch.Tensor:
-    """This process's part of the loss; the mean over processes is the mean over all real tokens."""
+    """This process's part of the loss; the mean over processes is the mean over all tokens to predict."""
     x0, mask, timesteps = batch.latents.values, batch.latents.mask, batch.timesteps
     xt = scheduler.add_noise(x0, batch.noise, timesteps)
     conditions = {}
+    if config.objective.conditioned:
+        conditions["known"] = torch.where(batch.given, batch.tokens, -1)
     if config.denoiser.self_conditioning:
-        with torch.no_grad():
-            guess = network(xt, timesteps, mask).sample.float()
-            previous = predicted_x0(scheduler, guess, xt, timesteps)
-        conditions["previous"] = previous * batch.conditioned[:, None, None]
-    prediction = network(xt, timesteps, mask, **conditions).sample
+        conditions["previous"] = _first_estimate(network, scheduler, xt, batch, conditions)
+    output = network(xt, timesteps, mask, **conditions)
+    predicted = mask & ~batch.given
+    if config.objective.loss == "cross-entropy":
+        wanted = torch.where(predicted, batch.tokens, IGNORED)[mask]
+        loss = F.cross_entropy(output.logits, wanted, ignore_index=IGNORED, reduction="sum")
+        return loss * batch.share
     target = training_target(scheduler, x0, batch.noise, timesteps)
     measured_in = config.objective.loss_in or config.objective.target
     weight = loss_weight(scheduler, timesteps, measured_in=measured_in)
-    loss = masked_loss(prediction, target, mask, loss=config.objective.loss, weight=weight)
+    loss = masked_loss(output.sample, target, predicted, loss=config.objective.loss, weight=weight)
     return loss * batch.share
+
+
+def _first_estimate(network, scheduler, xt, batch: Batch, conditions: dict) -> torch.Tensor:
+    """The network's own estimate of x0 where `batch.conditioned`, zeros elsewhere; nothing is learned here."""
+    previous, rows = torch.zeros_like(xt), batch.conditioned.nonzero()[:, 0]
+    if len(rows) == 0:
+        return previous
+    timesteps, mask = batch.timesteps[rows], batch.latents.mask[rows]
+    chosen = {name: value[rows] for name, value in conditions.items()}
+    with torch.no_grad():
+        guess = network(xt[rows], timesteps, mask, **chosen).sample.float()
+    previous[rows] = predicted_x0(scheduler, guess, xt[rows], timesteps)
+    return previous
 
 
 @contextmanager

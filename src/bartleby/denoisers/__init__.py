@@ -9,11 +9,16 @@ of white noise: a cosine of sqrt(bottleneck / C).
 
 from __future__ import annotations
 
+from diffusers import (
+    ModelMixin,
+)  # where a pipeline is loaded, diffusers looks for it beside our classes
+
 from bartleby.denoisers.baselines import IdentityDenoiser, MixtureDenoiser, WienerDenoiser
 from bartleby.denoisers.build import DENOISERS, build_denoiser, load_denoiser
 from bartleby.denoisers.diffusers_unet import DiffusersUNet1D
 from bartleby.denoisers.simple_unet import SimpleUNet1D
 from bartleby.denoisers.text_unet import TextUNet1D
+from bartleby.denoisers.token_transformer import TokenTransformer
 from bartleby.denoisers.transformer import DenoisingTransformer
 
 __all__ = [
@@ -22,8 +27,10 @@ __all__ = [
     "DiffusersUNet1D",
     "IdentityDenoiser",
     "MixtureDenoiser",
+    "ModelMixin",
     "SimpleUNet1D",
     "TextUNet1D",
+    "TokenTransformer",
     "WienerDenoiser",
     "build_denoiser",
     "load_denoiser",

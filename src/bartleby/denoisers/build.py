@@ -13,10 +13,12 @@ from bartleby.denoisers.baselines import IdentityDenoiser, MixtureDenoiser, Wien
 from bartleby.denoisers.diffusers_unet import DiffusersUNet1D
 from bartleby.denoisers.simple_unet import SimpleUNet1D
 from bartleby.denoisers.text_unet import TextUNet1D
+from bartleby.denoisers.token_transformer import TokenTransformer
 from bartleby.denoisers.transformer import SIZES, DenoisingTransformer
 from bartleby.errors import UserError
 
-DENOISERS = ("simple-unet", "diffusers-unet", "text-unet", "transformer")
+TRANSFORMERS = ("transformer", "token-transformer")
+DENOISERS = ("simple-unet", "diffusers-unet", "text-unet", *TRANSFORMERS)
 CLASSES = {
     kind.__name__: kind
     for kind in (
@@ -24,14 +26,15 @@ CLASSES = {
         DiffusersUNet1D,
         TextUNet1D,
         DenoisingTransformer,
+        TokenTransformer,
         IdentityDenoiser,
         WienerDenoiser,
         MixtureDenoiser,
     )
 }
 for kind in CLASSES.values():
-    # diffusers records a class by its module's path; the package's name survives moved files.
-    kind.__module__ = "bartleby"
+    # diffusers records a class by its module's path; the package's survives moved files.
+    kind.__module__ = "bartleby.denoisers"
 
 
 def build_denoiser(
@@ -49,41 +52,23 @@ def build_denoiser(
 ) -> ModelMixin:
     """A new denoiser for latents of `channels` and at most `window` tokens; the same seed gives the same weights.
 
-    size, self_conditioning and precondition belong to the transformer, widths to the UNets, vocabulary
-    to the mixture. Raises
-    UserError for an unknown name or size, for options of another denoiser, and for a window that the
-    network cannot halve often enough.
+    size and self_conditioning belong to the transformers, precondition to the first of them, widths to
+    the UNets, vocabulary to the mixture of tokens. Raises UserError for an unknown name or size, for
+    options of another denoiser, and for a window that the network cannot halve often enough.
     """
-    if name not in DENOISERS:
-        raise UserError(f"denoiser.name is '{name}' (known: {', '.join(DENOISERS)})")
-    if name == "transformer" and size not in SIZES:
-        raise UserError(f"denoiser.size is '{size}' (known: {', '.join(SIZES)})")
-    if name == "transformer" and widths:
-        raise UserError("denoiser.widths is for UNets; a transformer takes denoiser.size")
-    if name != "transformer" and (self_conditioning or precondition != "none"):
-        option = "self_conditioning" if self_conditioning else "precondition"
-        raise UserError(f"denoiser.{option} needs denoiser.name = 'transformer', not '{name}'")
-    levels = {"simple-unet": 2}.get(name, 3)
-    if widths and (any(width % 8 for width in widths) or len(widths) != levels):
-        raise UserError(
-            f"denoiser.widths is {list(widths)}; '{name}' takes {levels} multiples of 8"
-        )
+    _check_options(name, size, widths, self_conditioning, precondition)
     options = {} if widths is None else {"widths": tuple(widths)}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if name == "transformer":
-            width, layers, heads = SIZES[size]
-            return DenoisingTransformer(
-                channels=channels,
-                width=width,
-                layers=layers,
-                heads=heads,
-                self_conditioning=self_conditioning,
-                precondition=precondition,
-                timesteps=timesteps,
-                vocabulary=vocabulary if precondition == "mixture" else 0,
-                window=window if precondition == "mixture" else 0,
-            )
+        if name in TRANSFORMERS:
+            shape = dict(zip(("width", "layers", "heads"), SIZES[size], strict=True))
+            shape |= {"channels": channels, "timesteps": timesteps}
+            shape |= {"self_conditioning": self_conditioning}
+            tables = {"vocabulary": vocabulary, "window": window}
+            if name == "token-transformer":
+                return TokenTransformer(**shape, **tables)
+            tables = tables if precondition == "mixture" else {}
+            return DenoisingTransformer(**shape, **tables, precondition=precondition)
         if name == "diffusers-unet":
             widths = widths or diffusers_widths(channels)
             denoiser = DiffusersUNet1D(channels=channels, length=window, widths=tuple(widths))
@@ -96,6 +81,27 @@ def build_denoiser(
             f"{denoiser.length_multiple}; use {window // denoiser.length_multiple * denoiser.length_multiple}"
         )
     return denoiser
+
+
+def _check_options(name, size, widths, self_conditioning, precondition) -> None:
+    if name not in DENOISERS:
+        raise UserError(f"denoiser.name is '{name}' (known: {', '.join(DENOISERS)})")
+    if name in TRANSFORMERS and size not in SIZES:
+        raise UserError(f"denoiser.size is '{size}' (known: {', '.join(SIZES)})")
+    if name in TRANSFORMERS and widths:
+        raise UserError("denoiser.widths is for UNets; a transformer takes denoiser.size")
+    if name not in TRANSFORMERS and self_conditioning:
+        raise UserError(
+            f"denoiser.self_conditioning needs a transformer (denoiser.name = "
+            f"{' or '.join(TRANSFORMERS)}), not '{name}'"
+        )
+    if name != "transformer" and precondition != "none":
+        raise UserError(f"denoiser.precondition needs denoiser.name = 'transformer', not '{name}'")
+    levels = {"simple-unet": 2}.get(name, 3)
+    if widths and (any(width % 8 for width in widths) or len(widths) != levels):
+        raise UserError(
+            f"denoiser.widths is {list(widths)}; '{name}' takes {levels} multiples of 8"
+        )
 
 
 def diffusers_widths(channels: int) -> tuple[int, int, int]:

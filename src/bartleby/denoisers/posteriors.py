@@ -13,6 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+SMALLEST_VARIANCE = 1e-4  # a component that never varies must not be divided by
+IMPOSSIBLE = -1e4  # logit of every other token where one is known
+
 
 @dataclass(frozen=True)
 class Posterior:
@@ -75,6 +78,22 @@ class WienerFilter(nn.Module):
             return self.basis @ corrected(posterior, correction)
 
 
+@dataclass(frozen=True)
+class Evidence:
+    """What each of n real positions says of its token by itself; V tokens, C axes.
+
+    z: [n, C], the noised latent about its position's mean.  logits: [n, V], log of likelihood times
+    prior, up to a constant.  signal: [n, 1], sqrt(alpha_bar).  precision: [n, C], of z given the token.
+    mask: [B, L], where the n tokens stand.
+    """
+
+    z: torch.Tensor
+    logits: torch.Tensor
+    signal: torch.Tensor
+    precision: torch.Tensor
+    mask: torch.Tensor
+
+
 class TokenMixture(nn.Module):
     """x0 = position mean + token mean + a Gaussian rest, the token unknown: its posterior is Bayes' rule.
 
@@ -111,43 +130,71 @@ class TokenMixture(nn.Module):
         self.token_means.copy_(token_means.float() @ self.basis)
         self.log_prior.copy_(prior.log())
 
+    def observe(
+        self,
+        sample: torch.Tensor,
+        timesteps: torch.Tensor,
+        mask: torch.Tensor | None = None,
+        known: torch.Tensor | None = None,
+    ) -> Evidence:
+        """The evidence of x_t [B, C, L] at timesteps [B], at real tokens only.
+
+        known: [B, L], ids of tokens that are given, -1 elsewhere; there the sample is not looked at.
+        """
+        if mask is None:
+            mask = torch.ones_like(sample[:, 0], dtype=torch.bool)
+        mask = mask.bool()
+        row = mask.nonzero()[:, 0]  # [n], which text each real token is of
+        a = self.alpha_bar[timesteps][:, None]  # [B, 1]
+        precision = 1 / (a * self.eigenvalues + 1 - a).clamp_min(SMALLEST_VARIANCE)  # [B, C]
+        # What does not depend on z is the same for a whole text: a tenth of the work or less.
+        without_z = self.log_prior - 0.5 * (a * precision) @ self.token_means.square().T  # [B, V]
+        a, precision = a[row], precision[row]
+        positions = self._positions(mask.shape[1]).expand(*mask.shape, -1)[mask]
+        z = (sample.float().transpose(1, 2)[mask] - a.sqrt() * positions) @ self.basis
+        logits = without_z[row].addmm_(a.sqrt() * precision * z, self.token_means.T)
+        signal = a.sqrt()
+        if known is not None:
+            given, tokens = known[mask] >= 0, known[mask]
+            signal[given], z[given] = 1.0, self.token_means[tokens[given]]
+            precision[given] = 1 / self.eigenvalues.clamp_min(SMALLEST_VARIANCE)
+            logits[given] = IMPOSSIBLE
+            logits[given, tokens[given]] = 0.0
+        return Evidence(z, logits, signal, precision, mask)
+
+    def explain(self, evidence: Evidence, probabilities: torch.Tensor) -> torch.Tensor:
+        """Posterior mean [n, C] along the axes, about the position's mean, given each token's probabilities."""
+        token = probabilities @ self.token_means
+        gain = evidence.signal * self.eigenvalues * evidence.precision
+        return token + gain * (evidence.z - evidence.signal * token)
+
+    def latents(self, explained: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """x0 [B, C, L] of what `explain` returns; the position's mean alone at padding."""
+        x0 = self.basis @ placed(explained, mask)
+        return x0 + self._positions(mask.shape[1]).T
+
     def infer(
         self, sample: torch.Tensor, timesteps: torch.Tensor, mask: torch.Tensor | None = None
     ) -> Posterior:
         """The posterior given x_t [B, C, L] at timesteps [B]; work is only done at real tokens."""
         with torch.autocast(sample.device.type, enabled=False):
-            if mask is None:
-                mask = torch.ones_like(sample[:, 0], dtype=torch.bool)
-            mask = mask.bool()
-            row = mask.nonzero()[:, 0]  # [n], which text each real token is of
-            a = self.alpha_bar[timesteps][:, None]  # [B, 1]
-            precision = 1 / (a * self.eigenvalues + 1 - a)  # [B, C]
-            gain = a.sqrt() * self.eigenvalues * precision  # [B, C]
-            centred = sample.float().transpose(1, 2) - a.sqrt()[:, :, None] * self._positions(
-                sample
-            )
-            z = centred[mask] @ self.basis  # [n, C]
-            token, square = self._expected_token(z, a, precision, row)
-            mean = token + gain[row] * (z - a.sqrt()[row] * token)
-            spread = (square - token.square()).clamp_min(0)
-            variance = (self.eigenvalues * (1 - a) * precision)[row]
-            variance = variance + (1 - a.sqrt() * gain).square()[row] * spread
+            seen = self.observe(sample, timesteps, mask)
+            probabilities = seen.logits.softmax(dim=1)
+            mean = self.explain(seen, probabilities)
+            token = probabilities @ self.token_means
+            spread = (probabilities @ self.token_means.square() - token.square()).clamp_min(0)
+            gain = seen.signal * self.eigenvalues * seen.precision
+            variance = self.eigenvalues * (1 - seen.signal.square()) * seen.precision
+            variance = variance + (1 - seen.signal * gain).square() * spread
+            inputs = torch.cat([seen.z * seen.precision.sqrt(), mean], dim=1)
             return Posterior(
-                inputs=_spread(torch.cat([z * precision.sqrt()[row], mean], dim=1), mask),
-                mean=_spread(mean, mask),
-                deviation=_spread(variance.sqrt(), mask),
+                inputs=placed(inputs, seen.mask),
+                mean=placed(mean, seen.mask),
+                deviation=placed(variance.sqrt(), seen.mask),
             )
 
-    def _expected_token(self, z, a, precision, row) -> tuple[torch.Tensor, torch.Tensor]:
-        """Posterior mean [n, C] of the token's mean, and of its square."""
-        squares = self.token_means.square()
-        logits = (a.sqrt()[row] * precision[row] * z) @ self.token_means.T  # [n, V]
-        logits -= (0.5 * a * (precision @ squares.T))[row]
-        probabilities = (logits + self.log_prior).softmax(dim=1)
-        return probabilities @ self.token_means, probabilities @ squares
-
-    def _positions(self, sample: torch.Tensor) -> torch.Tensor:
-        length, known = sample.shape[2], len(self.position_means)
+    def _positions(self, length: int) -> torch.Tensor:
+        known = len(self.position_means)
         if length <= known:
             return self.position_means[:length]
         rest = self.position_means[-1:].expand(length - known, -1)  # padding beyond the window
@@ -159,7 +206,7 @@ class TokenMixture(nn.Module):
         """x0 [B, C, L]: the posterior mean, plus a correction in units of its deviation."""
         with torch.autocast(posterior.mean.device.type, enabled=False):
             x0 = self.basis @ corrected(posterior, correction)
-            return x0 + self._positions(x0).T
+            return x0 + self._positions(x0.shape[2]).T
 
 
 def corrected(posterior: Posterior, correction: torch.Tensor | None) -> torch.Tensor:
@@ -169,8 +216,8 @@ def corrected(posterior: Posterior, correction: torch.Tensor | None) -> torch.Te
     return posterior.mean + posterior.deviation * correction.float()
 
 
-def _spread(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Values [n, k] of real tokens at their places in [B, k, L]."""
-    placed = values.new_zeros(*mask.shape, values.shape[1])
-    placed[mask] = values
-    return placed.transpose(1, 2)
+def placed(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Values [n, k] of real tokens at their places in [B, k, L], zero elsewhere."""
+    spread = values.new_zeros(*mask.shape, values.shape[1])
+    spread[mask] = values
+    return spread.transpose(1, 2)

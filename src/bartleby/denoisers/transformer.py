@@ -20,6 +20,7 @@ from bartleby.denoisers.posteriors import TokenMixture, WienerFilter
 PRECONDITIONS = ("none", "wiener", "mixture")
 SIZES = {  # name -> (width, layers, heads)
     "tiny": (128, 3, 4),
+    "nano": (320, 6, 5),  # with the bundled BART it stays under 45 MB
     "small": (384, 6, 6),
     "base": (512, 12, 8),
 }
@@ -57,24 +58,10 @@ class DenoisingTransformer(ModelMixin, ConfigMixin):
             self.posterior = TokenMixture(channels, timesteps, vocabulary, window)
         inputs = self.posterior.inputs_per_channel if self.posterior else 1
         self.enter = nn.Linear(channels * (inputs + self_conditioning), width)
-        self.time = nn.Sequential(
-            Timesteps(TIME_FEATURES, flip_sin_to_cos=True, downscale_freq_shift=0),
-            nn.Linear(TIME_FEATURES, width),
-            nn.SiLU(),
-            nn.Linear(width, width),
-            nn.SiLU(),
-        )
-        self.modulation = nn.Linear(width, 6 * width)
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
-        self.last_modulation = nn.Linear(width, 2 * width)
+        self.trunk = Trunk(width, layers, heads)
         self.leave = nn.Linear(width, channels)
-        self._initialise()
-
-    def _initialise(self) -> None:
-        """Every layer starts as the identity and the output as zero (DiT's adaLN-Zero)."""
-        for linear in (self.modulation, self.last_modulation, self.leave):
-            nn.init.zeros_(linear.weight)
-            nn.init.zeros_(linear.bias)
+        nn.init.zeros_(self.leave.weight)  # starts as no prediction, or no correction
+        nn.init.zeros_(self.leave.bias)
 
     @property
     def bottleneck(self) -> float:
@@ -95,7 +82,36 @@ class DenoisingTransformer(ModelMixin, ConfigMixin):
         if self.config.self_conditioning:
             previous = torch.zeros_like(sample) if previous is None else previous
             inputs = torch.cat([inputs, previous], dim=1)
-        hidden = self.enter(inputs.transpose(1, 2))  # [B, L, W]
+        hidden = self.trunk(self.enter(inputs.transpose(1, 2)), timesteps, mask)  # [B, L, W]
+        prediction = self.leave(hidden).transpose(1, 2).float()
+        if posterior:
+            prediction = self.posterior.estimate(posterior, prediction)
+        return DenoiserOutput(sample=at_real_tokens(prediction, mask))
+
+
+class Trunk(nn.Module):
+    """The layers between what enters and what leaves: [B, L, W] to [B, L, W], the timestep in each."""
+
+    def __init__(self, width: int, layers: int, heads: int):
+        super().__init__()
+        self.time = nn.Sequential(
+            Timesteps(TIME_FEATURES, flip_sin_to_cos=True, downscale_freq_shift=0),
+            nn.Linear(TIME_FEATURES, width),
+            nn.SiLU(),
+            nn.Linear(width, width),
+            nn.SiLU(),
+        )
+        self.modulation = nn.Linear(width, 6 * width)
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
+        self.last_modulation = nn.Linear(width, 2 * width)
+        for linear in (self.modulation, self.last_modulation):
+            nn.init.zeros_(linear.weight)  # every layer starts as the identity (DiT's adaLN-Zero)
+            nn.init.zeros_(linear.bias)
+
+    def forward(
+        self, hidden: torch.Tensor, timesteps: torch.Tensor, mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        """timesteps: [B].  mask: [B, L], True at real tokens."""
         time = self.time(timesteps)  # [B, W]
         modulation = self.modulation(time)[:, None].chunk(6, dim=-1)
         rotation = rotary_angles(hidden.shape[1], self.blocks[0].head_width, hidden.device)
@@ -103,11 +119,7 @@ class DenoisingTransformer(ModelMixin, ConfigMixin):
         for block in self.blocks:
             hidden = block(hidden, modulation, rotation, attended)
         shift, scale = self.last_modulation(time)[:, None].chunk(2, dim=-1)
-        hidden = self.leave(normalised(hidden) * (1 + scale) + shift)  # [B, L, C]
-        prediction = hidden.transpose(1, 2).float()
-        if posterior:
-            prediction = self.posterior.estimate(posterior, prediction)
-        return DenoiserOutput(sample=at_real_tokens(prediction, mask))
+        return normalised(hidden) * (1 + scale) + shift
 
 
 class Block(nn.Module):
@@ -141,8 +153,8 @@ class Block(nn.Module):
         batch, length, width = values.shape
         split = self.query_key_value(values).view(batch, length, 3, self.heads, self.head_width)
         query, key, value = split.permute(2, 0, 3, 1, 4)  # each [B, heads, L, head_width]
-        query = rotated(self.query_norm(query), rotation)
-        key = rotated(self.key_norm(key), rotation)
+        query = rotated(self.query_norm(query.float()), rotation)
+        key = rotated(self.key_norm(key.float()), rotation)
         mixed = F.scaled_dot_product_attention(
             query.to(value.dtype), key.to(value.dtype), value, attn_mask=attended
         )

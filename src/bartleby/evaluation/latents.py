@@ -10,6 +10,7 @@ import dataclasses
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from diffusers import ModelMixin, SchedulerMixin
 
 from bartleby.autoencoder import Autoencoder, DecodeSettings, Latents
@@ -26,6 +27,7 @@ class DenoisingScores:
     """At one timestep, or averaged. Cosines -1 to 1; magnitudes are norms of predicted over true, 1 is right.
 
     token_accuracy: of the decoded x0 estimate, 0 to 1; None where nothing was decoded.
+    cross_entropy: nats a token of a denoiser that predicts tokens; None for others.
     """
 
     noise_cosine: float
@@ -34,6 +36,7 @@ class DenoisingScores:
     noise_magnitude: float
     x0_magnitude: float
     token_accuracy: float | None = None
+    cross_entropy: float | None = None
 
 
 def timestep_grid(steps: int, count: int) -> list[int]:
@@ -92,6 +95,29 @@ def measure(
             x0_magnitude=_magnitude(x0_hat, x0),
         )
     return results
+
+
+@torch.inference_mode()
+def measure_cross_entropy(
+    denoiser: ModelMixin,
+    scheduler: SchedulerMixin,
+    latents: Latents,
+    token_ids: list[list[int]],
+    timesteps: list[int],
+    *,
+    seed: int = 0,
+) -> dict[int, float]:
+    """Nats a token of a token-predicting denoiser at each timestep, nothing given, no self-conditioning."""
+    entropies = {}
+    for timestep in timesteps:
+        xt, _ = noised(scheduler, latents, timestep, seed=seed)
+        total = 0.0
+        for rows in torch.arange(len(xt)).split(TEXTS_PER_BATCH):
+            logits = denoiser(xt[rows], timestep, latents.mask[rows]).logits
+            tokens = torch.tensor([id for row in rows.tolist() for id in token_ids[row]])
+            total += float(F.cross_entropy(logits, tokens.to(logits.device), reduction="sum"))
+        entropies[timestep] = total / sum(len(ids) for ids in token_ids)
+    return entropies
 
 
 def measure_tokens(

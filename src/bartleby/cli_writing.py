@@ -1,0 +1,236 @@
+"""The commands that write text: generate, edit, infill, interpolate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bartleby.cli_options import Beams, Column, Json, Seed, read_texts_given
+
+Generator = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="NAME_OR_FOLDER",
+        help="A saved pipeline (folder or hub name) or a run of bartleby train. Default: the bundled generator.",
+    ),
+]
+Count = Annotated[int, typer.Option("-n", "--number", min=1, help="How many texts.")]
+Steps = Annotated[int, typer.Option(min=1, help="Evaluations of the denoiser.")]
+SamplerName = Annotated[str, typer.Option(help="ddpm, ddim, dpm++, sde-dpm++ or unipc.")]
+Guidance = Annotated[
+    float, typer.Option(help="Weight of classifier-free guidance by what is given; 1 is none.")
+]
+Temperature = Annotated[
+    float, typer.Option(help="Below 1 commits to likely tokens sooner, above 1 later.")
+]
+Device = Annotated[str | None, typer.Option(help="cpu or cuda. Default: cuda where there is one.")]
+CHUNK = 256  # texts written before the first is printed: enough to batch similar lengths
+WATCHED_STEPS = 16
+
+
+def generate(
+    number: Count = 5,
+    prompt: Annotated[
+        str | None, typer.Option(metavar="PREFIX", help="What every text begins with.")
+    ] = None,
+    length: Annotated[
+        int | None, typer.Option(min=1, help="Tokens of each text. Default: as in training.")
+    ] = None,
+    steps: Steps = 50,
+    sampler: SamplerName = "ddpm",
+    guidance: Guidance = 1.0,
+    temperature: Temperature = 1.0,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Show the first text emerging, step by step.")
+    ] = False,
+    beams: Beams = 1,
+    model: Generator = None,
+    device: Device = None,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Write new texts from pure noise, one a line.
+
+    Example: bartleby generate -n 5 --prompt "The old man"
+    """
+    from bartleby.console import progress_bar
+    from bartleby.pipeline import load_pipeline
+
+    settings = _settings(sampler, steps, guidance, temperature)
+    pipeline = load_pipeline(model, device=device)
+    decoding = _announce(pipeline, settings, beams, seed)
+    callback = _watcher(pipeline, settings.steps) if watch else None
+    with progress_bar("generate", total=number) as bar:
+        for first in range(0, number, CHUNK):
+            written = pipeline(
+                min(CHUNK, number - first),
+                prompt=prompt,
+                length=length,
+                settings=settings,
+                seed=seed,
+                first=first,
+                decoding=decoding,
+                callback=callback,
+            )
+            for index, text in enumerate(written.texts):
+                tokens = written.lengths[index] - 2
+                _print(text, json, {"index": first + index, "text": text, "tokens": tokens})
+            bar.advance(bar.task_ids[0], len(written.texts))
+            callback = None
+
+
+def edit(
+    text: Annotated[
+        str | None, typer.Argument(help="Text to edit; '-' reads standard input, a text a line.")
+    ] = None,
+    strength: Annotated[
+        float, typer.Option(help="0 gives the text back, 1 a new one of the same length.")
+    ] = 0.5,
+    file: Annotated[Path | None, typer.Option(help="Edit every text of a file.")] = None,
+    steps: Steps = 50,
+    sampler: SamplerName = "ddpm",
+    temperature: Temperature = 1.0,
+    beams: Beams = 1,
+    column: Column = "text",
+    model: Generator = None,
+    device: Device = None,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Noise a text to STRENGTH of the way and denoise it: another text, more or less like it.
+
+    Example: bartleby edit "The dog is in the garden." --strength 0.4
+    """
+    from bartleby.errors import UserError
+    from bartleby.pipeline import load_pipeline
+
+    if (text is None) == (file is None):
+        raise UserError("give a TEXT or --file")
+    settings = _settings(sampler, steps, 1.0, temperature)
+    texts = read_texts_given(text, file, column, None)
+    pipeline = load_pipeline(model, device=device)
+    decoding = _announce(pipeline, settings, beams, seed)
+    written = pipeline.edit(texts, strength, settings=settings, seed=seed, decoding=decoding)
+    for source, edited in zip(texts, written.texts, strict=True):
+        _print(edited, json, {"text": source, "edited": edited, "strength": strength})
+
+
+def infill(
+    text: Annotated[str, typer.Argument(help="A text with <mask> where words are missing.")],
+    number: Count = 1,
+    gap: Annotated[
+        int | None, typer.Option(min=1, help="Tokens for each <mask>. Default: drawn, about 3.")
+    ] = None,
+    steps: Steps = 50,
+    sampler: SamplerName = "ddpm",
+    guidance: Guidance = 1.0,
+    temperature: Temperature = 1.0,
+    beams: Beams = 1,
+    model: Generator = None,
+    device: Device = None,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Fill in the <mask> of a text; the given words stay as they are.
+
+    Example: bartleby infill "The <mask> sat on the mat." -n 3
+    """
+    from bartleby.pipeline import load_pipeline
+
+    settings = _settings(sampler, steps, guidance, temperature)
+    pipeline = load_pipeline(model, device=device)
+    decoding = _announce(pipeline, settings, beams, seed)
+    written = pipeline.infill(
+        text, number, gap=gap, settings=settings, seed=seed, decoding=decoding
+    )
+    for filled in written.texts:
+        _print(filled, json, {"text": text, "filled": filled})
+
+
+def interpolate(
+    first: Annotated[str, typer.Argument(help="The text to start from.")],
+    last: Annotated[str, typer.Argument(help="The text to end at.")],
+    number: Annotated[
+        int, typer.Option("-n", "--number", "--steps", min=2, help="Texts, both ends included.")
+    ] = 7,
+    strength: Annotated[
+        float, typer.Option(help="Noise in the middle, 0 to 1: more is more fluent, less alike.")
+    ] = 0.5,
+    denoising_steps: Steps = 50,
+    sampler: SamplerName = "ddpm",
+    temperature: Temperature = 1.0,
+    beams: Beams = 1,
+    model: Generator = None,
+    device: Device = None,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Texts on the way from one to another, through the latents between them.
+
+    Example: bartleby interpolate "The dog is asleep." "I have to go home now." --steps 7
+    """
+    from bartleby.pipeline import load_pipeline
+
+    settings = _settings(sampler, denoising_steps, 1.0, temperature)
+    pipeline = load_pipeline(model, device=device)
+    decoding = _announce(pipeline, settings, beams, seed)
+    written = pipeline.interpolate(
+        first, last, number, strength=strength, settings=settings, seed=seed, decoding=decoding
+    )
+    for index, text in enumerate(written.texts):
+        _print(text, json, {"weight": index / (number - 1), "text": text})
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands of this file."""
+    for command in (generate, edit, infill, interpolate):
+        app.command()(command)
+
+
+def _settings(sampler: str, steps: int, guidance: float, temperature: float):
+    from bartleby.sampling import SamplerSettings
+
+    return SamplerSettings(sampler, steps, guidance, temperature)
+
+
+def _announce(pipeline, settings, beams: int, seed: int):
+    """Says what is going to be done; returns how texts are decoded."""
+    from bartleby.autoencoder import DecodeSettings
+    from bartleby.console import say
+
+    decoding = DecodeSettings(num_beams=beams)
+    say(
+        f"{settings.sampler}, {settings.steps} steps · guidance {settings.guidance:g} · "
+        f"temperature {settings.temperature:g} · seed {seed} · decoding {decoding}"
+    )
+    return decoding
+
+
+def _print(text: str, as_json: bool, row: dict) -> None:
+    from bartleby.console import print_json
+
+    if as_json:
+        print_json(row)
+    else:
+        print(text.replace("\n", " "))  # one a line
+
+
+def _watcher(pipeline, steps: int):
+    """A callback that says what the decoder reads of text 0 as it emerges."""
+    from bartleby.autoencoder import Latents
+    from bartleby.console import say
+
+    shown = {round(index * (steps - 1) / (WATCHED_STEPS - 1)) for index in range(WATCHED_STEPS)}
+
+    def watch(step, numbers: list[int]) -> None:
+        if 0 not in numbers or step.index not in shown:
+            return
+        row = numbers.index(0)
+        latents = Latents(step.x0[row : row + 1], step.mask[row : row + 1])
+        (text,) = pipeline.autoencoder.decode(latents)
+        say(f"  step {step.index + 1:>3}  {text}")
+
+    return watch

@@ -1,0 +1,426 @@
+"""TextDiffusionPipeline: writes, edits, fills in and interpolates texts by denoising BART latents.
+
+A diffusers pipeline of a BART, its tokenizer, a denoiser and a noise scheduler; the statistics that
+normalise the latents and the lengths of the training texts are part of its configuration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DDPMScheduler, DiffusionPipeline, ModelMixin
+from diffusers.utils import BaseOutput
+from transformers import BartForConditionalGeneration, GenerationConfig, PreTrainedTokenizerBase
+
+from bartleby.autoencoder import (
+    STATISTICS_FILE,
+    Autoencoder,
+    DecodeSettings,
+    Latents,
+    LatentStatistics,
+)
+from bartleby.batching import cut_by_tokens
+from bartleby.checkpoints import read_json
+from bartleby.conditioning import given_prefix, given_words
+from bartleby.denoisers import TokenTransformer, load_denoiser
+from bartleby.errors import UserError
+from bartleby.latent_data import LENGTHS_FILE
+from bartleby.loading import check_weights, load_autoencoder, model_folder
+from bartleby.messages import say
+from bartleby.precision import network_dtype
+from bartleby.sampling import (
+    SamplerSettings,
+    SamplingStep,
+    sample_latents,
+    starting_noise,
+    timesteps_of,
+)
+from bartleby.schedules import alpha_bar_at
+
+GENERATOR = "generator"  # the bundled model's, beside its BART
+PARTS = ("bart", "tokenizer", "denoiser", "scheduler")
+TOKENS_PER_BATCH = 1024  # positions denoised together; more gains nothing on two cores
+LENGTH, NOISE = range(2)  # what randomness is for
+Callback = Callable[[SamplingStep, list[int]], None]
+
+
+@dataclass
+class TextDiffusionOutput(BaseOutput):
+    """texts: what was written, in order.  lengths: tokens of each, <s> and </s> included."""
+
+    texts: list[str]
+    lengths: list[int]
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A text before it is written: its seed, its tokens' number, and what is already there of it.
+
+    known: ids of given tokens, -1 elsewhere; None if nothing is given.  start: [C, length], latents to
+    begin with instead of noise.
+    """
+
+    seed: tuple[int, ...]
+    length: int
+    known: list[int] | None = None
+    start: torch.Tensor | None = None
+
+
+class TextDiffusionPipeline(DiffusionPipeline):
+    """Text from noise. Calling it writes new texts; `edit`, `infill` and `interpolate` start from given ones.
+
+    Text i depends on `seed` and i alone, not on how many are written or how they are batched (but for
+    the last digits of sums in another order). What is written is decoded greedily unless said otherwise.
+    """
+
+    model_cpu_offload_seq = "bart->denoiser"
+
+    def __init__(
+        self,
+        bart: BartForConditionalGeneration,
+        tokenizer: PreTrainedTokenizerBase,
+        denoiser: ModelMixin,
+        scheduler: DDPMScheduler,
+        window: int = 128,
+        latent_statistics: dict[str, Any] | None = None,
+        length_counts: list[int] | None = None,
+    ):
+        """latent_statistics: as `LatentStatistics.to_json`; None for raw latents.
+
+        length_counts: how many training texts have 0, 1, 2, ... tokens. Raises UserError for parts that
+        do not fit each other.
+        """
+        super().__init__()
+        _check_fit(bart, tokenizer, denoiser, latent_statistics)
+        self.register_modules(
+            bart=bart, tokenizer=tokenizer, denoiser=denoiser, scheduler=scheduler
+        )
+        self.register_to_config(
+            window=window, latent_statistics=latent_statistics, length_counts=length_counts
+        )
+        bart.generation_config = (
+            GenerationConfig()
+        )  # decoding is explicit, never a hub model's default
+        bart.eval()
+        denoiser.eval()
+
+    @classmethod
+    def from_pretrained(cls, model: str | Path, **options: Any) -> TextDiffusionPipeline:
+        """A pipeline saved by `save_pretrained`: a folder or a hub name; float32 unless `dtype` says otherwise.
+
+        Raises UserError that names a part which is missing, damaged or does not fit.
+        """
+        folder = model_folder(model, marker="model_index.json")
+        for part in PARTS:
+            if part not in options and not (folder / part).is_dir():
+                raise UserError(f"'{folder}' is no complete pipeline: {part} is missing")
+        for weights in (folder / "bart", folder / "denoiser"):
+            check_weights(weights)
+        try:
+            return super().from_pretrained(folder, **{"dtype": torch.float32, **options})
+        except (OSError, ValueError, RuntimeError, TypeError, KeyError, AttributeError) as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise UserError(f"the pipeline in '{folder}' cannot be loaded: {reason}") from None
+
+    @classmethod
+    def from_run(
+        cls, run: str | Path, *, model: str | Path | None = None, device: str | None = None
+    ) -> TextDiffusionPipeline:
+        """The pipeline that a finished run of `bartleby train` makes with the BART it was trained on.
+
+        model: that BART's folder or name, where it is no longer where the run found it.
+        """
+        run = Path(run)
+        for part in ("denoiser", "scheduler"):
+            if not (run / part).is_dir():
+                raise UserError(f"'{run}' is no finished run: {part} is missing")
+        trained = read_json(run / "training.json")["config"]["autoencoder"]
+        autoencoder = load_autoencoder(
+            model or trained["model"], window=trained["window"] or None, device=device
+        )
+        statistics = run / STATISTICS_FILE
+        check_weights(run / "denoiser")
+        return cls(
+            autoencoder.bart,
+            autoencoder.tokenizer,
+            load_denoiser(run / "denoiser").to(autoencoder.device),
+            DDPMScheduler.from_pretrained(run / "scheduler"),
+            window=autoencoder.window,
+            latent_statistics=read_json(statistics) if statistics.exists() else None,
+            length_counts=read_json(run / LENGTHS_FILE)["passages_of_length"],
+        )
+
+    @property
+    def autoencoder(self) -> Autoencoder:
+        """BART as texts <-> normalised latents."""
+        saved = self.config.latent_statistics
+        return Autoencoder(
+            bart=self.bart,
+            tokenizer=self.tokenizer,
+            window=self.config.window,
+            name=str(self.config.get("_name_or_path") or "pipeline"),
+            statistics=LatentStatistics.from_json(saved) if saved else None,
+            dtype=network_dtype(self.bart.device),
+        )
+
+    @torch.inference_mode()
+    def __call__(
+        self,
+        num_texts: int = 1,
+        *,
+        prompt: str | None = None,
+        length: int | None = None,
+        settings: SamplerSettings = SamplerSettings(),
+        seed: int = 0,
+        first: int = 0,
+        decoding: DecodeSettings = DecodeSettings(),
+        callback: Callback | None = None,
+    ) -> TextDiffusionOutput:
+        """New texts, numbers `first` to `first + num_texts - 1` of this seed.
+
+        prompt: what every text begins with, kept word for word.  length: tokens of every text, without
+        <s> and </s>; by default drawn from the training texts'.  callback: gets each SamplingStep and
+        the numbers of the texts in its batch.
+        """
+        if num_texts < 1:
+            raise UserError(f"num_texts is {num_texts}; it must be at least 1")
+        prefix = self._prefix_ids(prompt) if prompt is not None else []
+        drafts = []
+        for index in range(first, first + num_texts):
+            own = (seed, index)
+            tokens = self._length(own, length, least=len(prefix) + 2 if prefix else 3)
+            known = given_prefix(prefix, tokens) if prefix else None
+            drafts.append(Draft((*own, NOISE), tokens, known))
+        return self._write(drafts, settings, decoding=decoding, callback=callback)
+
+    @torch.inference_mode()
+    def edit(
+        self,
+        texts: list[str],
+        strength: float,
+        *,
+        settings: SamplerSettings = SamplerSettings(),
+        seed: int = 0,
+        decoding: DecodeSettings = DecodeSettings(),
+        callback: Callback | None = None,
+    ) -> TextDiffusionOutput:
+        """Each text noised to `strength` of the way and denoised (SDEdit, Meng et al. 2022).
+
+        0 is reconstruction, 1 a new text of as many tokens.
+        """
+        if not 0 <= strength <= 1:
+            raise UserError(f"strength is {strength}; it must be between 0 and 1")
+        latents = self.autoencoder.encode(texts, say=say)
+        drafts = [
+            Draft((seed, index, NOISE), int(mask.sum()), None, values[:, mask])
+            for index, (values, mask) in enumerate(zip(latents.values, latents.mask, strict=True))
+        ]
+        return self._write(drafts, settings, strength, decoding=decoding, callback=callback)
+
+    @torch.inference_mode()
+    def infill(
+        self,
+        text: str,
+        num_texts: int = 1,
+        *,
+        gap: int | None = None,
+        settings: SamplerSettings = SamplerSettings(),
+        seed: int = 0,
+        decoding: DecodeSettings = DecodeSettings(),
+        callback: Callback | None = None,
+    ) -> TextDiffusionOutput:
+        """`text` with each <mask> filled in, `num_texts` times; the given words are kept.
+
+        gap: tokens for each <mask>; by default drawn as in BART's infilling, 1 + Poisson(2).
+        """
+        pieces = text.split("<mask>")
+        if len(pieces) < 2:
+            raise UserError(
+                f"'{text}' has no <mask> to fill in; write <mask> where words are missing"
+            )
+        if gap is not None and gap < 1:
+            raise UserError(f"gap is {gap}; it must be at least 1 token")
+        ids = [self._piece_ids(piece, last=piece is pieces[-1]) for piece in pieces]
+        drafts = []
+        for index in range(num_texts):
+            rng = np.random.default_rng((seed, index, LENGTH))
+            gaps = [gap or 1 + int(rng.poisson(2.0)) for _ in pieces[1:]]
+            known = given_words(ids, gaps, self.tokenizer.bos_token_id, self.tokenizer.eos_token_id)
+            if len(known) > self.config.window:
+                raise UserError(
+                    f"the text with its gaps has {len(known)} tokens; this model writes at most {self.config.window}"
+                )
+            drafts.append(Draft((seed, index, NOISE), len(known), known))
+        return self._write(drafts, settings, decoding=decoding, callback=callback)
+
+    @torch.inference_mode()
+    def interpolate(
+        self,
+        first: str,
+        last: str,
+        steps: int = 7,
+        *,
+        strength: float = 0.5,
+        settings: SamplerSettings = SamplerSettings(),
+        seed: int = 0,
+        decoding: DecodeSettings = DecodeSettings(),
+    ) -> TextDiffusionOutput:
+        """`steps` texts from `first` to `last`: mixtures of their latents, noised and denoised.
+
+        Length and latents are mixed linearly. All share their noise, whose level rises from none at
+        the ends, which are reconstructions, to `strength` in the middle.
+        """
+        if steps < 2:
+            raise UserError(f"steps is {steps}; an interpolation has at least 2 texts")
+        if not 0 <= strength <= 1:
+            raise UserError(f"strength is {strength}; it must be between 0 and 1")
+        latents = self.autoencoder.encode([first, last], say=say)
+        ends = [values[:, mask] for values, mask in zip(latents.values, latents.mask, strict=True)]
+        texts, lengths = [], []
+        for weight in np.linspace(0, 1, steps):
+            length = round((1 - weight) * ends[0].shape[1] + weight * ends[1].shape[1])
+            mixed = (1 - weight) * self._stretched(ends[0], length)
+            mixed = mixed + weight * self._stretched(ends[1], length)
+            draft = Draft((seed, 0, NOISE), length, None, mixed)
+            level = strength * 4 * weight * (1 - weight)
+            written = self._write([draft], settings, level, decoding=decoding)
+            texts, lengths = texts + written.texts, lengths + written.lengths
+        return TextDiffusionOutput(texts=texts, lengths=lengths)
+
+    def _write(
+        self,
+        drafts: list[Draft],
+        settings: SamplerSettings,
+        strength: float = 1.0,
+        *,
+        decoding: DecodeSettings,
+        callback: Callback | None = None,
+    ) -> TextDiffusionOutput:
+        """Every draft denoised and decoded, those of similar length together."""
+        lengths = np.array([draft.length for draft in drafts])
+        texts = [""] * len(drafts)
+        autoencoder = self.autoencoder
+        for indices in cut_by_tokens(np.argsort(lengths, kind="stable"), lengths, TOKENS_PER_BATCH):
+            batch = [drafts[index] for index in indices]
+            latents, known = self._denoise(batch, settings, strength, indices.tolist(), callback)
+            written = autoencoder.decode(latents, decoding, known=known)
+            for index, text in zip(indices, written, strict=True):
+                texts[index] = text
+        return TextDiffusionOutput(texts=texts, lengths=lengths.tolist())
+
+    def _denoise(self, drafts, settings, strength, indices, callback):
+        """(latents, known [B, L] or None) of one batch."""
+        device, seeds = self.denoiser.device, [draft.seed for draft in drafts]
+        multiple = self.denoiser.length_multiple
+        longest = -(-max(draft.length for draft in drafts) // multiple) * multiple
+        mask = torch.arange(longest) < torch.tensor([draft.length for draft in drafts])[:, None]
+        mask = mask.to(device)
+        known = None
+        if any(draft.known for draft in drafts):
+            known = torch.full(mask.shape, -1, device=device)
+            for row, draft in enumerate(drafts):
+                known[row, : draft.length] = torch.tensor(draft.known)
+        noise = starting_noise(mask, self.denoiser.config.channels, seeds=seeds)
+        if drafts[0].start is not None:
+            x0 = torch.zeros_like(noise)
+            for row, draft in enumerate(drafts):
+                x0[row, :, : draft.length] = draft.start
+            if strength == 0:
+                return Latents(x0, mask), known
+            timestep = torch.tensor(timesteps_of(self.scheduler, settings, strength)[:1])
+            alpha_bar = alpha_bar_at(self.scheduler, timestep.to(device))
+            noise = alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * noise
+        for step in sample_latents(
+            self.denoiser,
+            self.scheduler,
+            noise,
+            mask,
+            settings,
+            seeds=seeds,
+            known=known,
+            strength=strength,
+        ):
+            if callback:
+                callback(step, indices)
+        return Latents(step.x0, mask), known
+
+    def _length(self, seed: tuple[int, ...], wanted: int | None, *, least: int) -> int:
+        """Tokens of a text, <s> and </s> included: as wanted, or drawn from the training texts that are long enough."""
+        window = self.config.window
+        if wanted is not None:
+            if not least <= wanted + 2 <= window:
+                raise UserError(
+                    f"length is {wanted} tokens; with this prompt and window it must be {least - 2} to {window - 2}"
+                )
+            return wanted + 2
+        if least > window:
+            raise UserError(
+                f"the prompt has {least - 3} tokens; this model writes at most {window - 2}, so at most "
+                f"{window - 3} can be given"
+            )
+        counts = np.zeros(window + 1)
+        saved = np.array(self.config.length_counts or [], dtype=float)[: window + 1]
+        counts[: len(saved)] = saved
+        counts[:least] = 0
+        if counts.sum() == 0:  # no training text is that long
+            counts[least : min(window, least + 8) + 1] = 1
+        rng = np.random.default_rng((*seed, LENGTH))
+        return int(rng.choice(len(counts), p=counts / counts.sum()))
+
+    def _prefix_ids(self, prompt: str) -> list[int]:
+        """<s> and the prompt's tokens; the space before the next word belongs to that word's token."""
+        if not prompt.strip():
+            raise UserError("the prompt is blank; leave it out to write freely")
+        return self.autoencoder.tokenizer(prompt.rstrip(), split_special_tokens=True)["input_ids"][
+            :-1
+        ]
+
+    def _piece_ids(self, piece: str, *, last: bool) -> list[int]:
+        text = piece if last else piece.rstrip(" ")
+        return self.tokenizer(text, split_special_tokens=True)["input_ids"][1:-1] if text else []
+
+    def _stretched(self, values: torch.Tensor, length: int) -> torch.Tensor:
+        """Latents [C, n] at `length` positions: the nearest ones, first and last staying first and last."""
+        if values.shape[1] == length:
+            return values
+        sources = torch.linspace(0, values.shape[1] - 1, length).round().long()
+        stretched = values[:, sources]
+        posterior = getattr(self.denoiser, "posterior", None)
+        means = getattr(posterior, "position_means", None)
+        if means is None:
+            return stretched
+        return stretched + (means[:length] - means[sources]).T  # what a latent says of its place
+
+
+def load_pipeline(
+    model: str | Path | None = None, *, device: str | None = None
+) -> TextDiffusionPipeline:
+    """The bundled generator, a run of `bartleby train`, a saved pipeline's folder or its hub name."""
+    if model is None:
+        return TextDiffusionPipeline.from_run(model_folder(None) / GENERATOR, device=device)
+    if (Path(model) / "training.json").exists():
+        return TextDiffusionPipeline.from_run(model, device=device)
+    pipeline = TextDiffusionPipeline.from_pretrained(model)
+    return pipeline.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def _check_fit(bart, tokenizer, denoiser, statistics) -> None:
+    channels = bart.config.d_model
+    if denoiser.config.channels != channels:
+        raise UserError(
+            f"the denoiser has {denoiser.config.channels} channels, the BART {channels}: they do not belong together"
+        )
+    if statistics is not None and len(statistics["mean"]) != channels:
+        raise UserError(
+            f"the latent statistics have {len(statistics['mean'])} channels, the BART {channels}"
+        )
+    if isinstance(denoiser, TokenTransformer) and denoiser.config.vocabulary != len(tokenizer):
+        raise UserError(
+            f"the denoiser knows {denoiser.config.vocabulary:,} tokens, the tokenizer {len(tokenizer):,}: "
+            "they do not belong together"
+        )

@@ -1,0 +1,140 @@
+"""From noise to latents: one loop over any diffusers sampler, a generator of its steps.
+
+Everything random is a function of a text's own seed, so that sample i does not depend on the others
+in its batch, on their lengths, or on how many there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from diffusers import DDPMScheduler, ModelMixin
+
+from bartleby.denoisers import TokenTransformer
+from bartleby.errors import UserError
+from bartleby.objective import predicted_x0, sample_noise
+from bartleby.schedules import SAMPLERS, sampler
+
+START, STEP = range(2)  # what noise is for, so that no two draws share a stream
+
+
+@dataclass(frozen=True)
+class SamplerSettings:
+    """How to sample.  steps: evaluations of the denoiser from pure noise.
+
+    guidance: w of classifier-free guidance (Ho & Salimans 2022), 1 is none; it needs a condition.
+    temperature: divides the token logits of a TokenTransformer before the expectation; below 1 the
+    estimate commits to likely tokens sooner.
+    """
+
+    sampler: str = "ddpm"
+    steps: int = 50
+    guidance: float = 1.0
+    temperature: float = 1.0
+
+    def __post_init__(self):
+        if self.sampler not in SAMPLERS:
+            raise UserError(f"unknown sampler '{self.sampler}' (known: {', '.join(SAMPLERS)})")
+        if self.steps < 1:
+            raise UserError(f"steps is {self.steps}; it must be at least 1")
+        if not 0 <= self.guidance <= 100:
+            raise UserError(f"guidance is {self.guidance}; it must be between 0 and 100")
+        if not 0.01 <= self.temperature <= 10:
+            raise UserError(f"temperature is {self.temperature}; it must be between 0.01 and 10")
+
+
+@dataclass(frozen=True)
+class SamplingStep:
+    """After one step of `steps`.  latents: x at the next, less noisy timestep.  x0: the estimate made here.
+
+    Both are [B, C, L]; mask: [B, L], True at real tokens.
+    """
+
+    index: int
+    steps: int
+    timestep: int
+    latents: torch.Tensor
+    x0: torch.Tensor
+    mask: torch.Tensor
+
+
+def starting_noise(
+    mask: torch.Tensor, channels: int, *, seeds: list[tuple[int, ...]]
+) -> torch.Tensor:
+    """x_T, [B, C, L]: what `sample_latents` starts from where nothing else is given."""
+    return sample_noise(mask.cpu(), channels, seeds=[(*seed, START) for seed in seeds]).to(
+        mask.device
+    )
+
+
+@torch.inference_mode()
+def sample_latents(
+    denoiser: ModelMixin,
+    noise_scheduler: DDPMScheduler,
+    start: torch.Tensor,
+    mask: torch.Tensor,
+    settings: SamplerSettings,
+    *,
+    seeds: list[tuple[int, ...]],
+    known: torch.Tensor | None = None,
+    strength: float = 1.0,
+) -> Iterator[SamplingStep]:
+    """Denoises `start`, step by step; the last step's x0 is the result.
+
+    start: [B, C, L], noise, or with strength < 1 latents at the first of `timesteps_of`.  seeds: one a
+    text.  known: [B, L], ids of tokens that are given, -1 elsewhere, for a denoiser that takes them.
+    """
+    if known is not None and not isinstance(denoiser, TokenTransformer):
+        raise UserError(
+            f"{type(denoiser).__name__} cannot be given part of a text; train a token-transformer with "
+            "objective.conditioned above 0"
+        )
+    stepper = sampler(settings.sampler, noise_scheduler)
+    timesteps = timesteps_of(noise_scheduler, settings, strength)
+    stepper.set_timesteps(settings.steps, device=start.device)
+    if hasattr(
+        stepper, "set_begin_index"
+    ):  # multistep samplers count instead of looking timesteps up
+        stepper.set_begin_index(settings.steps - len(timesteps))
+    options_of = SAMPLERS[settings.sampler].step_options
+    channels, previous, xt = start.shape[1], None, start
+    for index, timestep in enumerate(timesteps):
+        batch = torch.full((len(xt),), timestep, device=xt.device)
+        prediction = _predict(denoiser, xt, batch, mask, previous, known, settings)
+        x0 = predicted_x0(noise_scheduler, prediction, xt, batch)
+        noise = None
+        if SAMPLERS[settings.sampler].draws_noise:
+            step_seeds = [(*seed, STEP, index) for seed in seeds]
+            noise = sample_noise(mask.cpu(), channels, seeds=step_seeds).to(xt.device)
+        xt = stepper.step(prediction, timestep, xt, **options_of(noise)).prev_sample
+        previous = x0
+        yield SamplingStep(index, len(timesteps), timestep, xt, x0, mask)
+
+
+def timesteps_of(
+    noise_scheduler: DDPMScheduler, settings: SamplerSettings, strength: float = 1.0
+) -> list[int]:
+    """The timesteps visited, noisiest first: the last `strength` of them, at least one if strength > 0."""
+    stepper = sampler(settings.sampler, noise_scheduler)
+    stepper.set_timesteps(settings.steps)
+    count = min(settings.steps, max(round(settings.steps * strength), int(strength > 0)))
+    return [int(timestep) for timestep in stepper.timesteps[settings.steps - count :]]
+
+
+def _predict(denoiser, xt, timesteps, mask, previous, known, settings) -> torch.Tensor:
+    """What the denoiser predicts at x_t, as the scheduler expects it: [B, C, L], float32."""
+    conditions = {}
+    if getattr(denoiser.config, "self_conditioning", False):
+        conditions["previous"] = previous
+    if not isinstance(denoiser, TokenTransformer):
+        return denoiser(xt, timesteps, mask, **conditions).sample.float()
+    output = denoiser(xt, timesteps, mask, known=known, **conditions)
+    logits = output.logits
+    if known is not None and settings.guidance != 1:
+        free = denoiser(xt, timesteps, mask, **conditions).logits
+        open_places = (known < 0)[mask][:, None]
+        guided = free + settings.guidance * (logits - free)
+        logits = torch.where(open_places, guided, logits)
+    return output.expected_latents(logits / settings.temperature)

@@ -1,0 +1,97 @@
+"""generate, edit, infill and interpolate on the command line."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+TEXT = "The dog likes tea."
+
+
+def rows(result):
+    assert result.exit_code == 0, result.stderr
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def test_generate_prints_a_text_a_line_and_nothing_else(cli, generator_run):
+    result = cli("generate", "-n", 3, "--steps", 4, "--model", generator_run)
+    assert result.exit_code == 0, result.stderr
+    assert len(result.stdout.splitlines()) == 3
+    assert "ddpm, 4 steps" in result.stderr and "seed 0" in result.stderr
+    again = cli("generate", "-n", 3, "--steps", 4, "--model", generator_run)
+    assert again.stdout == result.stdout
+    other = cli("generate", "-n", 3, "--steps", 4, "--seed", 1, "--model", generator_run)
+    assert other.stdout != result.stdout
+
+
+def test_generate_json_prompt_and_length(cli, generator_run):
+    options = ("--steps", 4, "--json", "--model", generator_run)
+    found = rows(cli("generate", "-n", 2, "--prompt", "Tom", "--length", 9, *options))
+    assert [row["index"] for row in found] == [0, 1]
+    assert all(row["text"].startswith("Tom") and row["tokens"] == 9 for row in found)
+
+
+def test_generate_in_chunks_writes_what_it_would_at_once(cli, generator_run, monkeypatch):
+    options = ("-n", 5, "--steps", 3, "--model", generator_run)
+    whole = cli("generate", *options).stdout
+    monkeypatch.setattr("bartleby.cli_writing.CHUNK", 2)
+    assert cli("generate", *options).stdout == whole
+
+
+def test_watch_shows_the_steps_on_standard_error(cli, generator_run):
+    result = cli("generate", "-n", 2, "--steps", 5, "--watch", "--model", generator_run)
+    assert len(result.stdout.splitlines()) == 2
+    assert result.stderr.count("  step ") == 5
+
+
+def test_edit(cli, generator_run, tmp_path):
+    options = ("--steps", 4, "--json", "--model", generator_run)
+    (row,) = rows(cli("edit", TEXT, "--strength", 0.0, *options))
+    assert row.keys() == {"text", "edited", "strength"} and row["text"] == TEXT
+    path = tmp_path / "texts.txt"
+    path.write_text(f"{TEXT}\nNobody saw the sea?\n")
+    assert len(rows(cli("edit", "--file", path, *options))) == 2
+    assert len(rows(cli("edit", "-", *options, input="One.\nTwo.\nThree.\n"))) == 3
+
+
+def test_infill_and_interpolate(cli, generator_run):
+    options = ("--steps", 4, "--json", "--model", generator_run)
+    found = rows(cli("infill", "The <mask> likes tea.", "-n", 3, *options))
+    assert all(
+        row["filled"].startswith("The") and row["filled"].endswith(" likes tea.") for row in found
+    )
+    options = ("--denoising-steps", 4, "--json", "--model", generator_run)
+    found = rows(cli("interpolate", TEXT, "Nobody saw the sea?", "--steps", 4, *options))
+    assert [row["weight"] for row in found] == pytest.approx([0, 1 / 3, 2 / 3, 1])
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (("generate", "--sampler", "euler"), "unknown sampler 'euler'"),
+        (("generate", "--prompt", "word " * 60), "this model writes at most 30"),
+        (("generate", "--length", 99), "length is 99 tokens"),
+        (("edit", TEXT, "--strength", 1.5), "strength is 1.5; it must be between 0 and 1"),
+        (("edit", TEXT, "--strength", "nan"), "strength is nan"),
+        (("edit",), "give a TEXT or --file"),
+        (("infill", "no gap"), "has no <mask>"),
+        (("interpolate", TEXT, " "), "text 2 is blank"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_1(cli, generator_run, arguments, message):
+    result = cli(*arguments, "--model", generator_run)
+    assert result.exit_code == 1 and result.stdout == ""
+    lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and message in lines[0]
+
+
+@pytest.mark.parametrize("steps", ["0", "-5", "many"])
+def test_impossible_steps_are_a_usage_error(cli, generator_run, steps):
+    assert cli("generate", "--steps", steps, "--model", generator_run).exit_code == 2
+
+
+def test_a_run_that_has_not_finished_is_named(cli, tmp_path):
+    (tmp_path / "training.json").write_text("{}")
+    result = cli("generate", "--model", tmp_path)
+    assert result.exit_code == 1 and "is no finished run: denoiser is missing" in result.stderr

@@ -1,0 +1,201 @@
+"""The pipeline: what it writes, what it depends on, that it survives saving, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from bartleby.errors import UserError
+from bartleby.pipeline import TextDiffusionPipeline, load_pipeline
+from bartleby.sampling import SamplerSettings
+
+QUICK = SamplerSettings(steps=6)
+TEXTS = ["The dog likes tea.", "Nobody saw the red house."]
+
+
+@pytest.fixture(scope="module")
+def pipeline(generator_run) -> TextDiffusionPipeline:
+    return load_pipeline(generator_run)
+
+
+@pytest.fixture(scope="module")
+def saved(pipeline, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pipelines") / "saved"
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+def test_writes_as_many_texts_as_asked_with_lengths_of_the_training_texts(pipeline):
+    written = pipeline(20, settings=QUICK, seed=3)
+    assert len(written.texts) == len(written.lengths) == 20
+    counts = pipeline.config.length_counts
+    assert all(counts[length] > 0 for length in written.lengths)
+    assert len(set(written.lengths)) > 1
+    assert pipeline(2, settings=QUICK, length=5).lengths == [7, 7]
+
+
+def test_text_i_depends_on_seed_and_i_alone(pipeline):
+    together = pipeline(6, settings=QUICK, seed=1).texts
+    assert pipeline(2, settings=QUICK, seed=1, first=3).texts == together[3:5]
+    assert pipeline(6, settings=QUICK, seed=2).texts != together
+
+
+def test_a_prompt_is_kept_word_for_word(pipeline):
+    for prompt in ("The old clerk", "Zyx 42!", "Tom wants"):
+        for text in pipeline(4, prompt=prompt, settings=QUICK).texts:
+            assert text.startswith(prompt)
+    guided = SamplerSettings(steps=4, guidance=3.0)
+    assert pipeline(1, prompt="Tom", settings=guided).texts[0].startswith("Tom")
+
+
+def test_infilling_keeps_the_given_words(pipeline):
+    for text in ("The <mask> likes <mask>.", "<mask> the sea?", "Nobody saw<mask>"):
+        for filled in pipeline.infill(text, 3, settings=QUICK).texts:
+            rest = filled
+            for piece in text.split("<mask>"):
+                piece = piece.strip()
+                assert piece in rest
+                rest = rest[rest.index(piece) + len(piece) :]
+    exact = pipeline.infill("The <mask> likes tea.", gap=4, settings=QUICK)
+    assert exact.lengths == [len(pipeline.tokenizer("The likes tea.")["input_ids"]) + 4]
+
+
+def test_editing_with_strength_0_is_reconstruction_and_with_1_forgets_the_text(pipeline):
+    autoencoder = pipeline.autoencoder
+    reconstructed = autoencoder.decode(autoencoder.encode(TEXTS))
+    assert pipeline.edit(TEXTS, 0.0, settings=QUICK).texts == reconstructed
+    ends = [pipeline.edit([text], 1.0, settings=QUICK) for text in ("Tom saw the sea?", TEXTS[1])]
+    assert ends[0].lengths != ends[1].lengths  # an edit keeps the length
+
+
+def test_interpolation_ends_in_reconstructions(pipeline):
+    autoencoder = pipeline.autoencoder
+    written = pipeline.interpolate(*TEXTS, 5, settings=QUICK)
+    ends = autoencoder.decode(autoencoder.encode(TEXTS))
+    assert [written.texts[0], written.texts[-1]] == ends
+    assert len(written.texts) == 5
+    assert written.lengths == sorted(written.lengths)  # the second text is the longer
+
+
+def test_the_callback_sees_every_step_of_every_text(pipeline):
+    seen = {}
+
+    def callback(step, numbers):
+        for number in numbers:
+            seen.setdefault(number, []).append(step.index)
+        assert step.x0.shape == step.latents.shape
+
+    pipeline(5, settings=QUICK, callback=callback)
+    assert seen == {number: list(range(6)) for number in range(5)}
+
+
+def test_a_fresh_process_writes_the_same(pipeline, saved):
+    code = (
+        "import sys, json; from bartleby.pipeline import TextDiffusionPipeline as P\n"
+        "from bartleby.sampling import SamplerSettings as S\n"
+        "import torch; torch.set_num_threads(1)\n"
+        "p = P.from_pretrained(sys.argv[1])\n"
+        "x0 = []\n"
+        "texts = p(4, settings=S(steps=6), seed=5, callback=lambda s, n: x0.append(float(s.x0.double().sum()))).texts\n"
+        "print(json.dumps([texts, x0]))"
+    )
+    fresh = subprocess.run(
+        [sys.executable, "-c", code, str(saved)], check=True, capture_output=True, text=True
+    )
+    sums = []
+    texts = pipeline(
+        4,
+        settings=QUICK,
+        seed=5,
+        callback=lambda step, numbers: sums.append(float(step.x0.double().sum())),
+    ).texts
+    assert json.loads(fresh.stdout.splitlines()[-1]) == [texts, sums]
+
+
+def test_the_saved_folder_has_diffusers_layout(saved):
+    index = json.loads((saved / "model_index.json").read_text())
+    assert index["denoiser"] == ["bartleby.denoisers", "TokenTransformer"]
+    assert not list(saved.rglob("*.bin")) and not list(saved.rglob("*.pkl"))
+
+
+def test_another_sampler_and_part_can_be_given(saved, pipeline):
+    loaded = TextDiffusionPipeline.from_pretrained(saved, denoiser=pipeline.denoiser)
+    assert loaded.denoiser is pipeline.denoiser
+    assert loaded(1, settings=SamplerSettings("dpm++", 4)).texts
+
+
+@pytest.mark.parametrize("part", ["bart", "tokenizer", "denoiser", "scheduler"])
+def test_a_missing_part_is_named(saved, tmp_path, part):
+    folder = shutil.copytree(saved, tmp_path / "broken")
+    shutil.rmtree(folder / part)
+    with pytest.raises(UserError, match=f"no complete pipeline: {part} is missing"):
+        load_pipeline(folder)
+
+
+@pytest.mark.parametrize("part", ["bart", "denoiser"])
+def test_damaged_weights_are_named(saved, tmp_path, part):
+    folder = shutil.copytree(saved, tmp_path / "broken")
+    (weights,) = (folder / part).glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(UserError, match=f"{part}.*safetensors' is damaged"):
+        load_pipeline(folder)
+
+
+def test_parts_that_do_not_fit_are_refused(pipeline):
+    import bartleby
+
+    parts = dict(pipeline.components)
+    parts["denoiser"] = bartleby.DenoisingTransformer(channels=32, width=32, layers=1, heads=1)
+    with pytest.raises(UserError, match="the denoiser has 32 channels, the BART 64"):
+        TextDiffusionPipeline(**parts)
+    parts["denoiser"] = bartleby.TokenTransformer(
+        channels=64, width=32, layers=1, heads=1, vocabulary=99
+    )
+    with pytest.raises(UserError, match="the denoiser knows 99 tokens"):
+        TextDiffusionPipeline(**parts)
+
+
+def test_any_denoiser_generates_and_edits_but_only_some_take_a_prompt(pipeline):
+    import bartleby
+
+    parts = dict(pipeline.components)
+    parts["denoiser"] = bartleby.SimpleUNet1D(channels=64)
+    unet = TextDiffusionPipeline(**parts, window=32, length_counts=pipeline.config.length_counts)
+    assert len(unet(3, settings=QUICK).texts) == 3
+    assert len(unet.edit(TEXTS, 0.5, settings=QUICK).texts) == 2
+    with pytest.raises(UserError, match="SimpleUNet1D cannot be given part of a text"):
+        unet(1, prompt="The dog", settings=QUICK)
+
+
+def test_bad_input_is_refused_in_a_line(pipeline, tmp_path):
+    for call, message in (
+        (lambda: pipeline(0), "num_texts is 0"),
+        (lambda: pipeline(1, length=0), "length is 0 tokens"),
+        (lambda: pipeline(1, length=31), "length is 31 tokens; .* must be 1 to 30"),
+        (lambda: pipeline(1, prompt="  "), "the prompt is blank"),
+        (lambda: pipeline(1, prompt="word " * 40), "the prompt has .* writes at most 30"),
+        (lambda: pipeline.edit(TEXTS, 1.5), "strength is 1.5"),
+        (lambda: pipeline.edit(TEXTS, float("nan")), "strength is nan"),
+        (lambda: pipeline.infill("No gap here."), "has no <mask>"),
+        (lambda: pipeline.infill("<mask>", gap=50), "has 52 tokens; .* at most 32"),
+        (lambda: pipeline.interpolate("A b.", "C d.", 1), "steps is 1"),
+        (lambda: load_pipeline(tmp_path), "model_index.json is missing"),
+        (lambda: load_pipeline("no/such/hub/name"), "no model folder"),
+    ):
+        with pytest.raises(UserError, match=message):
+            call()
+
+
+def test_memory_does_not_grow_with_the_number_of_texts(pipeline):
+    """Only one batch of latents is alive at a time: the callback counts them."""
+    sizes = []
+    pipeline(
+        300,
+        settings=SamplerSettings(steps=1),
+        callback=lambda step, numbers: sizes.append(step.x0.numel()),
+    )
+    assert len(sizes) > 2 and max(sizes) <= 1024 * 64
