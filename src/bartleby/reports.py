@@ -17,6 +17,7 @@ from bartleby.noise import CurvePoint, NoisedText, curve
 
 if TYPE_CHECKING:
     from bartleby.doctor import Finding
+    from bartleby.evaluation.generation import TextScores
 
 
 def noise_report(results: list[NoisedText], *, as_json: bool, many: bool) -> None:
@@ -191,3 +192,50 @@ def study_report(rows: list[dict], *, as_json: bool) -> None:
             f"{row['noise_cosine']:>8.3f}{row['x0_cosine']:>7.3f}{row['token_accuracy']:>8.1%}"
         )
     print("noise and x0: cosines over validation passages and timesteps; tokens: of the decoded x0")
+
+
+SCORES = {  # field of TextScores -> what it is called, how it is printed
+    "perplexity": ("perplexity", "{:.1f}"),
+    "mauve": ("MAUVE", "{:.3f}"),
+    "entropy": ("unigram entropy, nats", "{:.3f}"),
+    "diversity": ("diversity of 2- to 4-grams", "{:.3f}"),
+    "repetition": ("repeated 2-grams in a text", "{:.2%}"),
+    "memorised": ("4-grams found in training", "{:.1%}"),
+    "longest_overlap": ("longest overlap, words", "{:.2f}"),
+    "copied": ("texts found in training", "{:.1%}"),
+    "words": ("words a text", "{:.2f}"),
+    "length_distance": ("distance of lengths, words", "{:.2f}"),
+    "empty": ("empty", "{:.2%}"),
+    "duplicates": ("duplicates", "{:.2%}"),
+}
+
+
+def evaluation_report(
+    rows: dict[str, tuple[TextScores, TextScores]],
+    *,
+    judge: str | None,
+    embedder: str | None,
+    as_json: bool,
+) -> None:
+    """A column a set of texts, with standard deviations. JSON: an object a set."""
+    if as_json:
+        for name, (scores, deviations) in rows.items():
+            print_json(
+                {
+                    "set": name,
+                    **dataclasses.asdict(scores),
+                    "deviations": dataclasses.asdict(deviations),
+                    "judge": judge,
+                    "embedder": embedder,
+                }
+            )
+        return
+    print(f"{'':<30}" + "".join(f"{name:>22}" for name in rows))
+    for field, (title, form) in SCORES.items():
+        cells = []
+        for scores, deviations in rows.values():
+            value, deviation = getattr(scores, field), getattr(deviations, field)
+            cells.append(
+                "-" if value is None else f"{form.format(value)} ± {form.format(deviation)}"
+            )
+        print(f"{title:<30}" + "".join(f"{cell:>22}" for cell in cells))

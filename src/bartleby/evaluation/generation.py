@@ -1,0 +1,168 @@
+"""How good generated texts are, as a set, beside human ones: one protocol for ours and anybody's.
+
+Every number moves with the number of texts and their length, so samples and reference are cut to the
+same number, and human text is scored the same way. Which models judged is part of the result.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from bartleby.errors import UserError
+from bartleby.evaluation.judges import Embedder, LanguageModelJudge
+from bartleby.evaluation.ngrams import (
+    diversity,
+    length_distance,
+    longest_overlaps,
+    memorised,
+    repetition,
+    unigram_entropy,
+    words_of,
+)
+from bartleby.messages import say
+
+PARTS = 5  # a set's own deviation is taken over this many disjoint parts of it
+
+
+@dataclass(frozen=True)
+class TextScores:
+    """Scores of a set of texts. Shares are 0 to 1; None where what is needed for a score was not given.
+
+    perplexity: exp(nats / tokens) over all texts together, under the judge.
+    mauve: 0 to 1, against the reference (Pillutla et al. 2021).  entropy: nats a word, of all words.
+    diversity: of 2- to 4-grams.  repetition: of 2-grams within a text.  memorised: share of 4-grams,
+    longest_overlap: mean longest run of words, copied: share of whole texts, in the training texts.
+    length_distance: words, to the reference.  empty, duplicates: shares of the texts.
+    """
+
+    texts: int
+    words: float
+    perplexity: float | None
+    mauve: float | None
+    entropy: float
+    diversity: float
+    repetition: float
+    memorised: float | None
+    longest_overlap: float | None
+    copied: float | None
+    length_distance: float
+    empty: float
+    duplicates: float
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """What texts are held against.  reference: human texts.  training: what the generator learned from."""
+
+    reference: list[str]
+    training: list[str] | None = None
+    judge: LanguageModelJudge | None = None
+    embedder: Embedder | None = None
+    track: Callable[[Iterator], Iterator] = iter
+
+    def score(self, texts: list[str], *, seed: int = 0) -> TextScores:
+        """Scores of one set. Empty texts count as empty and stay in every other score that can take them."""
+        if not texts:
+            raise UserError("there are no texts to score")
+        words, reference = self._words(texts), self._words(self.reference)
+        count = len(texts)
+        training = self._words(self.training) if self.training is not None else None
+        return TextScores(
+            texts=count,
+            words=float(np.mean([len(own) for own in words])),
+            perplexity=self.perplexity(texts),
+            mauve=self._mauve(texts, seed),
+            entropy=unigram_entropy(words),
+            diversity=diversity(words),
+            repetition=repetition(words, 2),
+            memorised=None if training is None else memorised(words, training),
+            longest_overlap=None
+            if training is None
+            else float(np.mean(longest_overlaps(words, training))),
+            copied=None if training is None else _share_in(texts, self.training),
+            length_distance=length_distance(words, reference),
+            empty=sum(not text.strip() for text in texts) / count,
+            duplicates=1 - len(set(texts)) / count,
+        )
+
+    def score_repeats(
+        self, sets: list[list[str]], *, seed: int = 0
+    ) -> tuple[TextScores, TextScores]:
+        """(mean, standard deviation) over sets of texts, say one a seed; of one set, over `PARTS` parts of it.
+
+        The mean of one set is the set's own score, since many scores depend on how many texts there are.
+        """
+        if len(sets) > 1:
+            scores = [self.score(texts, seed=seed + index) for index, texts in enumerate(sets)]
+            return _over(np.mean, scores), _over(np.std, scores)
+        parts = [part for part in (sets[0][start::PARTS] for start in range(PARTS)) if part]
+        return self.score(sets[0], seed=seed), _over(np.std, [self.score(part) for part in parts])
+
+    def perplexity(self, texts: list[str]) -> float | None:
+        """exp of the mean nats a token under the judge, over all texts together; None without a judge."""
+        if self.judge is None:
+            return None
+        nats, tokens = self.judge.likelihoods(texts, self.track)
+        return float(np.exp(nats.sum() / tokens.sum()))
+
+    def _mauve(self, texts: list[str], seed: int) -> float | None:
+        """MAUVE of as many texts on both sides, on the embedder's features; None without an embedder."""
+        if self.embedder is None:
+            return None
+        count = min(len(texts), len(self.reference))
+        return mauve(
+            self.embedder.embed(texts[:count]), self.embedder.embed(self.reference[:count]), seed
+        )
+
+    @staticmethod
+    def _words(texts: list[str]) -> list[list[str]]:
+        return [words_of(text) for text in texts]
+
+
+def comparable_sets(
+    sets: list[list[str]],
+    reference: list[str],
+    *,
+    limit: int | None = None,
+    say: Callable[[str], None] = say,
+) -> tuple[list[list[str]], list[str], list[str]]:
+    """(sets, human, reference), all of one size: the reference's odd lines are the human row, its even ones
+    what all are held against. What is left out is said.
+    """
+    if len(reference) < 4:
+        raise UserError(f"the reference has {len(reference)} texts; it needs at least 4")
+    held, human = reference[::2], reference[1::2]
+    count = min(len(human), *(len(texts) for texts in sets), limit or len(human))
+    for index, texts in enumerate(sets):
+        if len(texts) > count:
+            say(f"set {index + 1}: the first {count:,} of {len(texts):,} texts are used")
+    return [texts[:count] for texts in sets], human[:count], held[:count]
+
+
+def mauve(features: np.ndarray, reference: np.ndarray, seed: int = 0) -> float:
+    """MAUVE between two sets of features [n, d], with mauve-text's defaults; UserError without that package."""
+    try:
+        from mauve import compute_mauve
+    except ImportError:
+        raise UserError(
+            "MAUVE needs the package mauve-text: pip install 'bartleby[eval]'"
+        ) from None
+    result = compute_mauve(p_features=reference, q_features=features, seed=seed, verbose=False)
+    return float(result.mauve)
+
+
+def _share_in(texts: list[str], training: list[str]) -> float:
+    known = set(training)
+    return sum(text in known for text in texts) / len(texts)
+
+
+def _over(function, scores: list[TextScores]) -> TextScores:
+    values = {}
+    for field in dataclasses.fields(TextScores):
+        column = [getattr(score, field.name) for score in scores]
+        values[field.name] = None if None in column else float(function(column))
+    return TextScores(**{**values, "texts": int(values["texts"])})

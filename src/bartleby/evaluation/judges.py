@@ -1,0 +1,117 @@
+"""Other models that judge texts: a language model's perplexity, an encoder's embeddings.
+
+Each is named by the user: a folder, a hub name, or a .gguf file. Results always say which one scored.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from bartleby.batching import cut_by_tokens, pad
+from bartleby.errors import UserError
+
+TOKENS_PER_BATCH = 1024
+LONGEST = 1024  # tokens of a text that are read
+
+
+@dataclass(frozen=True)
+class LanguageModelJudge:
+    """A causal language model that says how likely texts are."""
+
+    name: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+    @torch.inference_mode()
+    def likelihoods(
+        self, texts: list[str], track: Callable[[Iterator], Iterator] = iter
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """([n] nats, [n] tokens) of each text: its tokens, given a start token; the end after it is not scored."""
+        start = self.tokenizer.bos_token_id
+        start = self.tokenizer.eos_token_id if start is None else start
+        sequences = [
+            [start, *self.tokenizer(text, add_special_tokens=False)["input_ids"][:LONGEST]]
+            for text in texts
+        ]
+        lengths = np.array([len(sequence) for sequence in sequences])
+        nats = np.zeros(len(texts))
+        order = np.argsort(lengths, kind="stable")
+        for rows in track(cut_by_tokens(order, lengths, TOKENS_PER_BATCH)):
+            ids, mask = pad([sequences[row] for row in rows], start)
+            ids, mask = ids.to(self.model.device), mask.to(self.model.device)
+            logits = self.model(input_ids=ids, attention_mask=mask).logits[:, :-1].float()
+            losses = F.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
+            nats[rows] = (losses * mask[:, 1:]).sum(dim=1).double().cpu().numpy()
+        return nats, lengths - 1
+
+
+@dataclass(frozen=True)
+class Embedder:
+    """An encoder whose mean over tokens stands for a text (sentence-transformers' MiniLM, BERT, ...)."""
+
+    name: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+    @torch.inference_mode()
+    def embed(self, texts: list[str]) -> np.ndarray:
+        """[n, d] unit vectors; their products are cosines."""
+        features = np.zeros((len(texts), self.model.config.hidden_size), np.float32)
+        order = np.argsort([len(text) for text in texts], kind="stable")
+        for rows in np.array_split(order, max(1, math.ceil(len(texts) / 64))):
+            batch = self.tokenizer(
+                [texts[row] for row in rows],
+                padding=True,
+                truncation=True,
+                max_length=256,
+                return_tensors="pt",
+            ).to(self.model.device)
+            hidden = self.model(**batch).last_hidden_state
+            mask = batch["attention_mask"][:, :, None]
+            mean = (hidden * mask).sum(dim=1) / mask.sum(dim=1).clamp_min(1)
+            features[rows] = F.normalize(mean.float(), dim=1).cpu().numpy()
+        return features
+
+
+def load_language_model(name: str, *, device: str = "cpu") -> LanguageModelJudge:
+    """A causal language model by folder, hub name or .gguf file; UserError if it cannot be loaded."""
+    return LanguageModelJudge(name, *_load(AutoModelForCausalLM, name, device))
+
+
+def load_embedder(name: str, *, device: str = "cpu") -> Embedder:
+    """An encoder by folder or hub name; UserError if it cannot be loaded."""
+    return Embedder(name, *_load(AutoModel, name, device))
+
+
+def _load(kind, name: str, device: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    path = Path(name).expanduser()
+    place, options = name, {}
+    if path.suffix == ".gguf":
+        place, options = path.parent, {"gguf_file": path.name}
+    elif path.is_dir():
+        place = path
+    if path.suffix == ".gguf" and not path.is_file():
+        raise UserError(f"no file at '{name}'")
+    try:
+        model = kind.from_pretrained(place, dtype=torch.float32, **options)
+        tokenizer = AutoTokenizer.from_pretrained(place, **options)
+    except ImportError as error:
+        raise UserError(f"'{name}' needs a package that is missing: {error}") from None
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"the model '{name}' cannot be loaded: {reason}") from None
+    return model.eval().to(device), tokenizer
