@@ -108,6 +108,9 @@ def test_strength_takes_the_last_timesteps():
     assert timesteps_of(scheduler, settings, 0.25) == everything[-5:]
     assert timesteps_of(scheduler, settings, 0.001) == everything[-1:]
     assert timesteps_of(scheduler, settings, 0.0) == []
+    early = SamplerSettings("dpm++", 20, handover=0.5)
+    assert timesteps_of(scheduler, early) == [t for t in everything if t >= 500]
+    assert timesteps_of(scheduler, early, 0.25) == everything[-5:-4]  # one at least
     for name in SAMPLERS:
         settings = dataclasses.replace(settings, sampler=name)
         x0 = torch.ones(3, CHANNELS, 12)
@@ -135,6 +138,7 @@ def test_each_estimate_conditions_the_next():
         ({"guidance": -1.0}, "guidance is -1.0"),
         ({"guidance": float("nan")}, "guidance is nan"),
         ({"temperature": 0.0}, "temperature is 0.0"),
+        ({"handover": 1.0}, "handover is 1.0"),
     ],
 )
 def test_impossible_settings(options, message):

@@ -139,6 +139,16 @@ def load_newest_checkpoint(
     return None
 
 
+def check_same_settings(wanted: dict, saved: dict, may_change: set[str], run: Path) -> None:
+    """UserError if a setting that is not in `may_change` is not what the run was trained with."""
+    for key, value in wanted.items():
+        if key not in may_change and saved.get(key) != value:
+            raise UserError(
+                f"'{run}' was trained with {key} = {saved.get(key)}, not {value}; "
+                "use another --out or the same settings"
+            )
+
+
 def drop_old_checkpoints(run: Path) -> None:
     """Leaves the newest `KEEP` checkpoints."""
     for folder in sorted((run / "checkpoints").glob("step-*"))[:-KEEP]:

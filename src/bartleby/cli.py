@@ -269,6 +269,41 @@ def train(
 
 
 @app.command()
+def repair(
+    run: Annotated[Path, typer.Argument(help="A run folder of bartleby train.")],
+    out: Annotated[Path, typer.Option(help="Run folder: checkpoints, log and the finished BART.")],
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What the decoder goes on copying, so that it does not forget; may be repeated. Default: the run's."
+        ),
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 1200,
+    noisiest: Annotated[
+        float, typer.Option(help="Share of the timesteps whose estimates are read.")
+    ] = 0.7,
+    copies: Annotated[
+        float, typer.Option(help="Share of the steps that read clean latents, as in pretraining.")
+    ] = 0.25,
+    save_every: Annotated[float, typer.Option(min=0, help="Minutes between checkpoints.")] = 4.0,
+    column: Column = "text",
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Teach the decoder of a run's BART to read what its denoiser makes of noise. Resumes where it stopped.
+
+    Example: bartleby repair runs/stories-generator --out runs/repaired
+    """
+    from bartleby.repair import RepairConfig
+    from bartleby.repair_run import run_repair
+
+    config = RepairConfig(
+        steps=steps, noisiest=noisiest, copies=copies, checkpoint_minutes=save_every, seed=seed
+    )
+    run_repair(config, run, out, data=data or [], column=column, as_json=json)
+
+
+@app.command()
 def doctor(
     run: Annotated[Path, typer.Argument(help="A run folder of bartleby train.")],
     json: Json = False,

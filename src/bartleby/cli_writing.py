@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bartleby.cli_options import Beams, Column, Json, Seed, read_texts_given
+
+if TYPE_CHECKING:
+    from bartleby.sampling import SamplerSettings
 
 Generator = Annotated[
     str | None,
@@ -26,6 +29,19 @@ Guidance = Annotated[
 Temperature = Annotated[
     float, typer.Option(help="Below 1 commits to likely tokens sooner, above 1 later.")
 ]
+Bart = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME_OR_FOLDER",
+        help="With a run: another BART than it was trained on, say after bartleby repair.",
+    ),
+]
+Handover = Annotated[
+    float,
+    typer.Option(
+        help="Share of the timesteps, at the end, left out: the decoder reads from there."
+    ),
+]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda. Default: cuda where there is one.")]
 CHUNK = 256  # texts written before the first is printed: enough to batch similar lengths
 WATCHED_STEPS = 16
@@ -43,11 +59,13 @@ def generate(
     sampler: SamplerName = "ddpm",
     guidance: Guidance = 1.0,
     temperature: Temperature = 1.0,
+    handover: Handover = 0.0,
     watch: Annotated[
         bool, typer.Option("--watch", help="Show the first text emerging, step by step.")
     ] = False,
     beams: Beams = 1,
     model: Generator = None,
+    bart: Bart = None,
     device: Device = None,
     seed: Seed = 0,
     json: Json = False,
@@ -59,8 +77,8 @@ def generate(
     from bartleby.console import progress_bar
     from bartleby.pipeline import load_pipeline
 
-    settings = _settings(sampler, steps, guidance, temperature)
-    pipeline = load_pipeline(model, device=device)
+    settings = _settings(sampler, steps, guidance, temperature, handover)
+    pipeline = load_pipeline(model, bart=bart, device=device)
     decoding = _announce(pipeline, settings, beams, seed)
     callback = _watcher(pipeline, settings.steps) if watch else None
     with progress_bar("generate", total=number) as bar:
@@ -93,9 +111,11 @@ def edit(
     steps: Steps = 50,
     sampler: SamplerName = "ddpm",
     temperature: Temperature = 1.0,
+    handover: Handover = 0.0,
     beams: Beams = 1,
     column: Column = "text",
     model: Generator = None,
+    bart: Bart = None,
     device: Device = None,
     seed: Seed = 0,
     json: Json = False,
@@ -109,9 +129,9 @@ def edit(
 
     if (text is None) == (file is None):
         raise UserError("give a TEXT or --file")
-    settings = _settings(sampler, steps, 1.0, temperature)
+    settings = _settings(sampler, steps, 1.0, temperature, handover)
     texts = read_texts_given(text, file, column, None)
-    pipeline = load_pipeline(model, device=device)
+    pipeline = load_pipeline(model, bart=bart, device=device)
     decoding = _announce(pipeline, settings, beams, seed)
     written = pipeline.edit(texts, strength, settings=settings, seed=seed, decoding=decoding)
     for source, edited in zip(texts, written.texts, strict=True):
@@ -128,8 +148,10 @@ def infill(
     sampler: SamplerName = "ddpm",
     guidance: Guidance = 1.0,
     temperature: Temperature = 1.0,
+    handover: Handover = 0.0,
     beams: Beams = 1,
     model: Generator = None,
+    bart: Bart = None,
     device: Device = None,
     seed: Seed = 0,
     json: Json = False,
@@ -140,8 +162,8 @@ def infill(
     """
     from bartleby.pipeline import load_pipeline
 
-    settings = _settings(sampler, steps, guidance, temperature)
-    pipeline = load_pipeline(model, device=device)
+    settings = _settings(sampler, steps, guidance, temperature, handover)
+    pipeline = load_pipeline(model, bart=bart, device=device)
     decoding = _announce(pipeline, settings, beams, seed)
     written = pipeline.infill(
         text, number, gap=gap, settings=settings, seed=seed, decoding=decoding
@@ -162,8 +184,10 @@ def interpolate(
     denoising_steps: Steps = 50,
     sampler: SamplerName = "ddpm",
     temperature: Temperature = 1.0,
+    handover: Handover = 0.0,
     beams: Beams = 1,
     model: Generator = None,
+    bart: Bart = None,
     device: Device = None,
     seed: Seed = 0,
     json: Json = False,
@@ -174,8 +198,8 @@ def interpolate(
     """
     from bartleby.pipeline import load_pipeline
 
-    settings = _settings(sampler, denoising_steps, 1.0, temperature)
-    pipeline = load_pipeline(model, device=device)
+    settings = _settings(sampler, denoising_steps, 1.0, temperature, handover)
+    pipeline = load_pipeline(model, bart=bart, device=device)
     decoding = _announce(pipeline, settings, beams, seed)
     written = pipeline.interpolate(
         first, last, number, strength=strength, settings=settings, seed=seed, decoding=decoding
@@ -190,10 +214,12 @@ def register(app: typer.Typer) -> None:
         app.command()(command)
 
 
-def _settings(sampler: str, steps: int, guidance: float, temperature: float):
+def _settings(
+    sampler: str, steps: int, guidance: float, temperature: float, handover: float
+) -> SamplerSettings:
     from bartleby.sampling import SamplerSettings
 
-    return SamplerSettings(sampler, steps, guidance, temperature)
+    return SamplerSettings(sampler, steps, guidance, temperature, handover)
 
 
 def _announce(pipeline, settings, beams: int, seed: int):
@@ -204,7 +230,7 @@ def _announce(pipeline, settings, beams: int, seed: int):
     decoding = DecodeSettings(num_beams=beams)
     say(
         f"{settings.sampler}, {settings.steps} steps · guidance {settings.guidance:g} · "
-        f"temperature {settings.temperature:g} · seed {seed} · decoding {decoding}"
+        f"temperature {settings.temperature:g} · handover {settings.handover:g} · seed {seed} · decoding {decoding}"
     )
     return decoding
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,6 +52,15 @@ class DenoisingBatch:
     def tokens(self) -> int:
         """Real tokens to predict."""
         return int(self.label_mask.sum())
+
+    def to(self, device: torch.device | str) -> DenoisingBatch:
+        """The same batch on another device."""
+        moved = {
+            name: value.to(device)
+            for name, value in vars(self).items()
+            if isinstance(value, torch.Tensor)
+        }
+        return dataclasses.replace(self, **moved)
 
 
 def sentence_end_table(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:

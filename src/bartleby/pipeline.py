@@ -398,13 +398,20 @@ class TextDiffusionPipeline(DiffusionPipeline):
 
 
 def load_pipeline(
-    model: str | Path | None = None, *, device: str | None = None
+    model: str | Path | None = None,
+    *,
+    bart: str | Path | None = None,
+    device: str | None = None,
 ) -> TextDiffusionPipeline:
-    """The bundled generator, a run of `bartleby train`, a saved pipeline's folder or its hub name."""
-    if model is None:
-        return TextDiffusionPipeline.from_run(model_folder(None) / GENERATOR, device=device)
+    """The bundled generator, a run of `bartleby train`, a saved pipeline's folder or its hub name.
+
+    bart: for a run, another BART than it was trained on, say one with a repaired decoder.
+    """
+    model = model_folder(None) / GENERATOR if model is None else model
     if (Path(model) / "training.json").exists():
-        return TextDiffusionPipeline.from_run(model, device=device)
+        return TextDiffusionPipeline.from_run(model, model=bart, device=device)
+    if bart is not None:
+        raise UserError(f"'{model}' is no run of bartleby train, so it has its own BART")
     pipeline = TextDiffusionPipeline.from_pretrained(model)
     return pipeline.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 

@@ -20,6 +20,7 @@ from transformers import AutoTokenizer, BartForConditionalGeneration, PreTrained
 from bartleby.bart import ARCHITECTURES, new_bart
 from bartleby.batching import plan_epoch
 from bartleby.checkpoints import (
+    check_same_settings,
     checkpoint_folder,
     drop_old_checkpoints,
     load_newest_checkpoint,
@@ -157,7 +158,7 @@ def pretrain(
             decay_share=config.decay_share,
         )
         loss = train_step(
-            bart, optimizer, _to(batch, device), rate=rate, clip=config.gradient_clip, dtype=dtype
+            bart, optimizer, batch.to(device), rate=rate, clip=config.gradient_clip, dtype=dtype
         )
         step, tokens = step + 1, tokens + batch.tokens
         if not np.isfinite(loss):
@@ -215,15 +216,6 @@ def _batch_indices(
         epoch += 1
 
 
-def _to(batch: DenoisingBatch, device: str) -> DenoisingBatch:
-    moved = {
-        name: value.to(device)
-        for name, value in vars(batch).items()
-        if isinstance(value, torch.Tensor)
-    }
-    return dataclasses.replace(batch, **moved)
-
-
 def _save(config, run: Path, bart, tokenizer, optimizer, step: int, tokens: int) -> Path:
     folder = checkpoint_folder(run, step)
     with replaced_folder(folder) as temporary:
@@ -252,7 +244,7 @@ def _resume(config: PretrainConfig, run: Path, bart, optimizer, say) -> tuple[in
     def load(folder: Path) -> None:
         nonlocal state
         state = load_training_state(folder, optimizer)
-        _same_configuration(config, state["config"], run)
+        check_same_settings(dataclasses.asdict(config), state["config"], MAY_CHANGE, run)
         # Embeddings and output layer are one tensor, saved once.
         bart.load_state_dict(load_tensors(folder / "model.safetensors"), strict=False)
 
@@ -261,14 +253,3 @@ def _resume(config: PretrainConfig, run: Path, bart, optimizer, say) -> tuple[in
         return 0, 0
     say(f"resuming from {folder}: step {state['step']:,} of {config.steps:,}")
     return state["step"], state["tokens"]
-
-
-def _same_configuration(config: PretrainConfig, saved: dict, run: Path) -> None:
-    wanted = dataclasses.asdict(config)
-    changed = [key for key in wanted if key not in MAY_CHANGE and saved.get(key) != wanted[key]]
-    if changed:
-        key = changed[0]
-        raise UserError(
-            f"'{run}' was trained with {key} = {saved.get(key)}, not {wanted[key]}; "
-            "use another --out or the same settings"
-        )

@@ -26,13 +26,15 @@ class SamplerSettings:
 
     guidance: w of classifier-free guidance (Ho & Salimans 2022), 1 is none; it needs a condition.
     temperature: divides the token logits of a TokenTransformer before the expectation; below 1 the
-    estimate commits to likely tokens sooner.
+    estimate commits to likely tokens sooner.  handover: share of the timesteps, at the end, that are left
+    out: the decoder gets the estimate made there.
     """
 
     sampler: str = "ddpm"
     steps: int = 50
     guidance: float = 1.0
     temperature: float = 1.0
+    handover: float = 0.0
 
     def __post_init__(self):
         if self.sampler not in SAMPLERS:
@@ -43,6 +45,8 @@ class SamplerSettings:
             raise UserError(f"guidance is {self.guidance}; it must be between 0 and 100")
         if not 0.01 <= self.temperature <= 10:
             raise UserError(f"temperature is {self.temperature}; it must be between 0.01 and 10")
+        if not 0 <= self.handover < 1:
+            raise UserError(f"handover is {self.handover}; it must be at least 0 and below 1")
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,7 @@ def sample_latents(
     if hasattr(
         stepper, "set_begin_index"
     ):  # multistep samplers count instead of looking timesteps up
-        stepper.set_begin_index(settings.steps - len(timesteps))
+        stepper.set_begin_index(stepper.timesteps.tolist().index(timesteps[0]))
     options_of = SAMPLERS[settings.sampler].step_options
     channels, previous, xt = start.shape[1], None, start
     for index, timestep in enumerate(timesteps):
@@ -116,11 +120,16 @@ def sample_latents(
 def timesteps_of(
     noise_scheduler: DDPMScheduler, settings: SamplerSettings, strength: float = 1.0
 ) -> list[int]:
-    """The timesteps visited, noisiest first: the last `strength` of them, at least one if strength > 0."""
+    """The timesteps visited, noisiest first: the last `strength` of them, down to the handover.
+
+    At least one if strength > 0.
+    """
     stepper = sampler(settings.sampler, noise_scheduler)
     stepper.set_timesteps(settings.steps)
     count = min(settings.steps, max(round(settings.steps * strength), int(strength > 0)))
-    return [int(timestep) for timestep in stepper.timesteps[settings.steps - count :]]
+    timesteps = [int(timestep) for timestep in stepper.timesteps[settings.steps - count :]]
+    last = settings.handover * noise_scheduler.config.num_train_timesteps
+    return [timestep for timestep in timesteps if timestep >= last] or timesteps[:1]
 
 
 def _predict(denoiser, xt, timesteps, mask, previous, known, settings) -> torch.Tensor:

@@ -1,0 +1,257 @@
+"""Teaching a BART's decoder to write fluent text from what a denoiser makes of noise.
+
+The encoder, and with it the latents, the statistics and every denoiser trained on them, stays as it is.
+Two kinds of steps alternate at random: the decoder reads the denoiser's estimate of x0 at some noise and
+writes the text that was noised; or it reads latents as in pretraining, so that it does not forget how.
+Shabalin et al. 2024 (TEncDM) train theirs on noised latents; here the noise has been through the denoiser,
+as it will have been when text is generated.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import ModelMixin
+from transformers import BartForConditionalGeneration
+from transformers.modeling_outputs import BaseModelOutput
+
+from bartleby.autoencoder import Latents
+from bartleby.batching import plan_epoch
+from bartleby.checkpoints import (
+    check_same_settings,
+    checkpoint_folder,
+    drop_old_checkpoints,
+    load_newest_checkpoint,
+    load_tensors,
+    load_training_state,
+    replaced_folder,
+    save_training_state,
+)
+from bartleby.denoising import Corruption, DenoisingBatches, denoising_loss
+from bartleby.errors import UserError
+from bartleby.messages import say
+from bartleby.objective import predicted_x0, sample_noise, stratified_timesteps
+from bartleby.optimisation import learning_rate
+from bartleby.precision import autocast
+from bartleby.pretrain import token_sequences
+from bartleby.train_run import Setup
+
+KIND, READ, COPY, TIMES, NOISE, COINS = range(6)  # what randomness is for
+IGNORED = -100
+MAY_CHANGE = {"steps", "decay_share", "checkpoint_minutes"}  # when a run is resumed
+
+
+@dataclass(frozen=True)
+class RepairConfig:
+    """noisiest: timesteps whose estimates are read reach up to this share of all.
+
+    copies: share of the steps that read latents as in pretraining.
+    """
+
+    steps: int = 1200
+    tokens_per_batch: int = 2048
+    learning_rate: float = 5e-4
+    warmup_steps: int = 50
+    decay_share: float = 0.5
+    gradient_clip: float = 1.0
+    noisiest: float = 0.7
+    copies: float = 0.25
+    checkpoint_minutes: float = 4.0
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.steps < 1 or self.tokens_per_batch < 1:
+            raise UserError("steps and tokens_per_batch must be at least 1")
+        for name in ("noisiest", "copies"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be between 0 and 1")
+
+
+@dataclass(frozen=True)
+class RepairProgress:
+    """After one step. loss: nats a token; None where the run had ended before.  kind: read or copy."""
+
+    step: int
+    loss: float | None
+    kind: str
+    bart: BartForConditionalGeneration
+
+
+def repair(
+    config: RepairConfig,
+    setup: Setup,
+    denoiser: ModelMixin,
+    copies: list[str],
+    out: Path,
+    *,
+    say: Callable[[str], None] = say,
+) -> Iterator[RepairProgress]:
+    """Trains the decoder of `setup.autoencoder.bart` in place, resuming from `out` if it holds a checkpoint.
+
+    setup, denoiser: of a training run.  copies: texts for the steps that read latents as in pretraining.
+    """
+    bart, tokenizer = setup.autoencoder.bart, setup.autoencoder.tokenizer
+    window = min(bart.config.max_position_embeddings, tokenizer.model_max_length)
+    trained = _only_decoder_layers(bart)
+    optimizer = torch.optim.AdamW(
+        trained, lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True
+    )
+    step = _resume(config, out, bart, optimizer, say)
+    if step >= config.steps:
+        yield RepairProgress(step, None, "", bart)
+        return
+    sequences = token_sequences(tokenizer, copies, window=window)
+    corrupted = DenoisingBatches(tokenizer, Corruption(), window=window)
+    lengths = np.array([len(sequence) for sequence in sequences])
+    kinds = ["copy" if _is_copy(config, index) else "read" for index in range(config.steps)]
+    reads = _batches(config, setup.training.lengths, READ, skip=kinds[:step].count("read"))
+    copied = _batches(config, lengths, COPY, skip=kinds[:step].count("copy"))
+    saved_at = time.monotonic()
+    for index in range(step, config.steps):
+        rate = learning_rate(
+            config.learning_rate,
+            index,
+            steps=config.steps,
+            warmup_steps=config.warmup_steps,
+            decay_share=config.decay_share,
+        )
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        with autocast(bart.device, setup.autoencoder.dtype):
+            if kinds[index] == "copy":
+                chosen = [sequences[row] for row in next(copied)]
+                batch = corrupted.make(chosen, seed=(config.seed, COPY, index))
+                loss = denoising_loss(bart, batch.to(bart.device))
+            else:
+                rows = next(reads)
+                estimates = estimated_latents(config, setup, denoiser, rows, index)
+                ids = [setup.training.token_ids(row) for row in rows]
+                loss = reading_loss(setup, bart, estimates, ids)
+        nats = float(loss.detach())
+        if not math.isfinite(nats):
+            raise UserError(
+                f"the loss is {nats} at step {index + 1}; the last checkpoint is kept"
+            )
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, config.gradient_clip)
+        optimizer.step()
+        if (
+            index + 1 == config.steps
+            or time.monotonic() - saved_at > 60 * config.checkpoint_minutes
+        ):
+            _save(config, out, bart, optimizer, index + 1)
+            saved_at = time.monotonic()
+        yield RepairProgress(index + 1, nats, kinds[index], bart)
+
+
+@torch.no_grad()
+def estimated_latents(
+    config: RepairConfig,
+    setup: Setup,
+    denoiser: ModelMixin,
+    indices: np.ndarray,
+    step: int,
+) -> Latents:
+    """The denoiser's estimates of x0, normalised, for these passages at timesteps drawn up to `noisiest`.
+
+    Half of them are made with an earlier estimate to look at, where the denoiser takes one.
+    """
+    clean = setup.training.batch(indices, length_multiple=denoiser.length_multiple)
+    device, seed = denoiser.device, config.seed
+    largest = max(1, round(config.noisiest * setup.scheduler.config.num_train_timesteps))
+    timesteps = stratified_timesteps(len(indices), largest, seed=(seed, TIMES, step)).to(device)
+    seeds = [(seed, NOISE, step, int(index)) for index in indices]
+    noise = sample_noise(clean.mask, clean.values.shape[1], seeds=seeds).to(device)
+    mask = clean.mask.to(device)
+    xt = setup.scheduler.add_noise(clean.values.to(device), noise, timesteps)
+    x0 = predicted_x0(setup.scheduler, denoiser(xt, timesteps, mask).sample.float(), xt, timesteps)
+    if getattr(denoiser.config, "self_conditioning", False):
+        coins = np.random.default_rng((seed, COINS, step)).random(len(indices)) < 0.5
+        rows = torch.from_numpy(coins.nonzero()[0]).to(device)
+        if len(rows):
+            again = denoiser(xt[rows], timesteps[rows], mask[rows], previous=x0[rows]).sample
+            x0[rows] = predicted_x0(setup.scheduler, again.float(), xt[rows], timesteps[rows])
+    return Latents(x0, mask)
+
+
+def reading_loss(
+    setup: Setup, bart: BartForConditionalGeneration, estimates: Latents, sequences: list[list[int]]
+) -> torch.Tensor:
+    """Nats a token of texts (token ids) given normalised estimates of their latents."""
+    if setup.autoencoder.statistics:
+        estimates = setup.autoencoder.statistics.denormalise(estimates)
+    labels = torch.full(estimates.mask.shape, IGNORED)
+    inputs = torch.full(estimates.mask.shape, bart.config.pad_token_id)
+    for row, ids in enumerate(sequences):
+        labels[row, : len(ids)] = torch.tensor(ids)
+        inputs[row, : len(ids)] = torch.tensor([bart.config.decoder_start_token_id, *ids[:-1]])
+    labels, inputs = labels.to(bart.device), inputs.to(bart.device)
+    hidden = bart.model(
+        decoder_input_ids=inputs,
+        encoder_outputs=BaseModelOutput(last_hidden_state=estimates.values.transpose(1, 2)),
+        attention_mask=estimates.mask.long(),
+        use_cache=False,
+    ).last_hidden_state
+    real = labels != IGNORED
+    logits = bart.lm_head(hidden[real]) + bart.final_logits_bias  # [n, V]
+    return F.cross_entropy(logits.float(), labels[real])
+
+
+def _only_decoder_layers(bart: BartForConditionalGeneration) -> list[torch.nn.Parameter]:
+    """Lets only the decoder's layers learn: its token embeddings are the encoder's as well."""
+    bart.eval().requires_grad_(False)
+    bart.model.decoder.train()
+    parts = [*bart.model.decoder.layers, bart.model.decoder.layernorm_embedding]
+    for part in parts:
+        part.requires_grad_(True)
+    return [weight for part in parts for weight in part.parameters()]
+
+
+def _is_copy(config: RepairConfig, index: int) -> bool:
+    return np.random.default_rng((config.seed, KIND, index)).random() < config.copies
+
+
+def _batches(
+    config: RepairConfig, lengths: np.ndarray, stream: int, *, skip: int
+) -> Iterator[np.ndarray]:
+    """Batches of passages without end, the first `skip` left out."""
+    epoch = 0
+    while True:
+        rng = np.random.default_rng((config.seed, stream, epoch))
+        plan = plan_epoch(lengths, tokens_per_batch=config.tokens_per_batch, rng=rng)
+        yield from plan[skip:]
+        skip = max(0, skip - len(plan))
+        epoch += 1
+
+
+def _save(config: RepairConfig, out: Path, bart, optimizer, step: int) -> None:
+    with replaced_folder(checkpoint_folder(out, step)) as temporary:
+        bart.save_pretrained(temporary)
+        state = {"step": step, "config": dataclasses.asdict(config)}
+        save_training_state(temporary, optimizer, state)
+    drop_old_checkpoints(out)
+
+
+def _resume(config: RepairConfig, out: Path, bart, optimizer, say) -> int:
+    """The step of the newest usable checkpoint, its weights loaded; 0 if there is none."""
+    state: dict = {"step": 0}
+
+    def load(folder: Path) -> None:
+        nonlocal state
+        state = load_training_state(folder, optimizer)
+        check_same_settings(dataclasses.asdict(config), state["config"], MAY_CHANGE, out)
+        bart.load_state_dict(load_tensors(folder / "model.safetensors"), strict=False)
+
+    folder = load_newest_checkpoint(out, load, say)
+    if folder is not None:
+        say(f"resuming from {folder}: step {state['step']:,}")
+    return state["step"]

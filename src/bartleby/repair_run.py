@@ -1,0 +1,118 @@
+"""A whole run of `bartleby repair`: data, training with a progress bar, measurement, the finished model."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import time
+from pathlib import Path
+
+import torch
+from diffusers import ModelMixin
+
+from bartleby.autoencoder import STATISTICS_FILE, Latents
+from bartleby.checkpoints import replaced_folder, write_json
+from bartleby.console import print_json, progress_bar, say
+from bartleby.corpus import load_corpus, merge
+from bartleby.errors import UserError
+from bartleby.evaluation.latents import estimate_x0, noised
+from bartleby.repair import RepairConfig, reading_loss, repair
+from bartleby.run_log import RunLog
+from bartleby.train_run import Setup, open_run, validation_sample
+
+VALIDATION_TEXTS = 128
+GRID = (0.0, 0.2, 0.4, 0.6, 0.8)  # timesteps, as shares of all
+LOG_EVERY = 10  # steps
+
+
+def run_repair(
+    config: RepairConfig,
+    run: Path,
+    out: Path,
+    *,
+    data: list[str],
+    column: str = "text",
+    store: str = "bfloat16",
+    as_json: bool = False,
+) -> None:
+    """Trains the decoder of the BART that `run` was trained on; leaves the whole BART in `out/model`.
+
+    data: texts for the steps that read clean latents, as in pretraining; without any, the run's own.
+    """
+    setup, denoiser = open_run(run, say=say)
+    corpus = merge(
+        load_corpus(source, column=column) for source in data or [setup.config.data.source]
+    )
+    for note in corpus.notes:
+        say(note)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write '{out}': {error.strerror}") from None
+    before = measure_reading(setup, denoiser)
+    say(
+        f"{config.steps:,} steps of up to {config.tokens_per_batch:,} tokens · estimates up to timestep "
+        f"{config.noisiest:.0%} · {config.copies:.0%} of the steps copy · seed {config.seed}"
+    )
+    with progress_bar("repair", total=config.steps) as bar:
+        log, started = None, time.monotonic()
+        for progress in repair(config, setup, denoiser, corpus.split("train"), out, say=say):
+            if progress.loss is None:
+                break
+            log = log or RunLog(out, step=progress.step - 1)
+            bar.update(
+                bar.task_ids[0],
+                completed=progress.step,
+                note=f" {progress.kind} {progress.loss:.3f}",
+            )
+            if progress.step % LOG_EVERY == 0:
+                row = {"step": progress.step, "loss": progress.loss, "reads": progress.kind}
+                row["seconds"] = round(time.monotonic() - started, 2)
+                log.append(row, kind="train")
+        if log:
+            log.close()
+    bart = setup.autoencoder.bart.eval()
+    bart.to(getattr(torch, store)).float()  # measured as it will be stored
+    after = measure_reading(setup, denoiser)
+    record = {
+        "config": dataclasses.asdict(config),
+        "nats_before": before,
+        "nats_after": after,
+        "data": [Path(source).name for source in data],
+    }
+    _finish(setup, out, store, record)
+    if as_json:
+        print_json(record)
+    else:
+        print("nats a token, the decoder reading the denoiser's estimate (held-out texts)")
+        print("timestep" + "".join(f"{share:>8.0%}" for share in GRID))
+        for name, row in (("before", before), ("after", after)):
+            print(f"{name:<8}" + "".join(f"{row[str(share)]:>8.2f}" for share in GRID))
+    say(f"saved {out / 'model'}  →  try: bartleby generate --model {run} --bart {out / 'model'}")
+
+
+@torch.inference_mode()
+def measure_reading(setup: Setup, denoiser: ModelMixin) -> dict[str, float]:
+    """Nats a token of held-out texts given the denoiser's estimates, at each timestep of `GRID`."""
+    latents, sequences = validation_sample(setup.validation, VALIDATION_TEXTS)
+    nats = {}
+    for share in GRID:
+        timestep = round(share * (setup.scheduler.config.num_train_timesteps - 1))
+        xt, _ = noised(setup.scheduler, latents, timestep, seed=0)
+        x0, _ = estimate_x0(denoiser, setup.scheduler, xt, latents.mask, timestep)
+        estimates = Latents(x0, latents.mask)
+        nats[str(share)] = float(reading_loss(setup, setup.autoencoder.bart, estimates, sequences))
+    return nats
+
+
+def _finish(setup: Setup, out: Path, store: str, record: dict) -> None:
+    """The BART in `out/model`, with what else lay in its folder and the record of its repair."""
+    autoencoder = setup.autoencoder
+    with replaced_folder(out / "model") as temporary:
+        autoencoder.bart.to(getattr(torch, store)).save_pretrained(temporary)
+        autoencoder.tokenizer.save_pretrained(temporary)
+        for name in (STATISTICS_FILE, "pretraining.json"):
+            if (autoencoder.folder / name).exists():
+                shutil.copy(autoencoder.folder / name, temporary / name)
+        write_json(temporary / "repair.json", record)
+    autoencoder.bart.float()

@@ -1,0 +1,92 @@
+"""Repairing a decoder: it learns to read estimates, forgets nothing it must keep, and resumes exactly."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from bartleby.errors import UserError
+from bartleby.repair import RepairConfig, repair
+from bartleby.repair_run import GRID, measure_reading
+from bartleby.train_run import open_run
+
+CONFIG = RepairConfig(
+    steps=12, tokens_per_batch=256, learning_rate=3e-3, warmup_steps=2, checkpoint_minutes=0
+)
+
+
+def quiet(message: str) -> None:
+    pass
+
+
+def opened(run):
+    """A setup with a BART of its own, so that no test trains another's."""
+    return open_run(run, say=quiet)
+
+
+def run_for(setup, denoiser, out, steps, config=CONFIG):
+    texts = ["The dog likes tea.", "Nobody saw the red house."] * 20
+    losses = []
+    for progress in repair(config, setup, denoiser, texts, out, say=quiet):
+        losses.append(progress.loss)
+        if progress.step == steps:
+            break
+    return losses
+
+
+def test_only_the_decoders_layers_change_and_reading_improves(generator_run, tmp_path):
+    setup, denoiser = opened(generator_run)
+    before = measure_reading(setup, denoiser)
+    weights = {name: value.clone() for name, value in setup.autoencoder.bart.state_dict().items()}
+    noise = {name: value.clone() for name, value in denoiser.state_dict().items()}
+    config = dataclasses.replace(CONFIG, steps=60, checkpoint_minutes=9)
+    run_for(setup, denoiser, tmp_path, 60, config)
+    for name, value in setup.autoencoder.bart.state_dict().items():
+        learns = name.startswith(("model.decoder.layers", "model.decoder.layernorm_embedding"))
+        assert learns or torch.equal(value, weights[name]), name
+    assert all(torch.equal(value, noise[name]) for name, value in denoiser.state_dict().items())
+    after = measure_reading(setup, denoiser)
+    assert all(after[str(share)] < before[str(share)] for share in GRID)
+
+
+def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(generator_run, tmp_path):
+    setup, denoiser = opened(generator_run)
+    whole = run_for(setup, denoiser, tmp_path / "whole", 12)
+    straight = setup.autoencoder.bart.state_dict()
+    setup, denoiser = opened(generator_run)
+    first = run_for(setup, denoiser, tmp_path / "parts", 5)
+    setup, denoiser = opened(generator_run)
+    rest = run_for(setup, denoiser, tmp_path / "parts", 12)
+    assert first + rest[len(rest) - 7 :] == whole
+    resumed = setup.autoencoder.bart.state_dict()
+    assert all(torch.equal(value, straight[name]) for name, value in resumed.items())
+    assert run_for(setup, denoiser, tmp_path / "parts", 12) == [None]
+    other = dataclasses.replace(CONFIG, noisiest=0.5)
+    with pytest.raises(UserError, match="was trained with noisiest = 0.7, not 0.5"):
+        run_for(setup, denoiser, tmp_path / "parts", 12, other)
+
+
+def test_the_command_leaves_a_bart_that_generates(cli, generator_run, tmp_path):
+    out = tmp_path / "repaired"
+    result = cli("repair", generator_run, "--out", out, "--steps", 3, "--json")
+    assert result.exit_code == 0, result.stderr
+    record = json.loads(result.stdout)
+    assert record["nats_before"].keys() == record["nats_after"].keys()
+    assert json.loads((out / "model" / "repair.json").read_text()) == record
+    written = cli(
+        "generate", "-n", 2, "--steps", 4, "--model", generator_run, "--bart", out / "model",
+        "--handover", 0.3,
+    )  # fmt: skip
+    assert written.exit_code == 0 and len(written.stdout.splitlines()) == 2
+    wrong = cli("generate", "--bart", out / "model", "--model", out / "model")
+    assert wrong.exit_code == 1 and "error: " in wrong.stderr
+
+
+def test_impossible_settings_are_named(tmp_path):
+    with pytest.raises(UserError, match="noisiest is 1.5"):
+        RepairConfig(noisiest=1.5)
+    with pytest.raises(UserError, match="copies is -1"):
+        RepairConfig(copies=-1)
