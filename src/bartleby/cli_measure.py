@@ -1,4 +1,4 @@
-"""The commands that measure texts and models: evaluate."""
+"""The commands that measure texts and latents: evaluate, benchmark, fit-schedule."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from bartleby.cli_options import Column, Device, Json, Seed
+from bartleby.cli_options import Column, Device, Json, Model, Seed, Window
+from bartleby.cli_writing import Bart, Generator
 
 
 def evaluate(
@@ -68,6 +69,152 @@ def evaluate(
     evaluation_report(rows, judge=judge, embedder=embedder, as_json=json)
 
 
+def benchmark(
+    reference: Annotated[Path, typer.Option(help="Human texts to hold the generator against.")],
+    out: Annotated[Path, typer.Option(help="Folder for the texts and scores of every row.")],
+    train: Annotated[
+        Path | None, typer.Option(help="What the generator was trained on, to find what it copied.")
+    ] = None,
+    number: Annotated[int, typer.Option("-n", "--number", min=4, help="Texts of each row.")] = 1000,
+    seeds: Annotated[int, typer.Option(min=1, help="Sets of texts of the generator.")] = 3,
+    steps: Annotated[
+        list[int] | None, typer.Option(min=1, help="A row each; may be repeated. Default: 20.")
+    ] = None,
+    sampler: Annotated[
+        list[str] | None, typer.Option(help="A row each; may be repeated. Default: ddpm.")
+    ] = None,
+    temperature: Annotated[
+        list[float] | None, typer.Option(help="A row each; may be repeated. Default: 1.")
+    ] = None,
+    handover: Annotated[
+        list[float] | None, typer.Option(help="A row each; may be repeated. Default: 0.")
+    ] = None,
+    autoregressive: Annotated[
+        int, typer.Option(min=0, help="Also train GPT-2 of nano's size for N steps; 0 does not.")
+    ] = 0,
+    judge: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Language model: hub name, folder or .gguf file."),
+    ] = None,
+    embedder: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Encoder for MAUVE: hub name or folder."),
+    ] = None,
+    model: Generator = None,
+    bart: Bart = None,
+    column: Column = "text",
+    device: Device = "cpu",
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Score a generator with all its controls: human text, what its decoder writes alone, shuffled words.
+
+    Example: bartleby benchmark --reference valid.txt --out runs/benchmark --judge gpt2-large
+    """
+    from itertools import product
+
+    from bartleby.autoregressive import AutoregressiveConfig
+    from bartleby.benchmark import run_benchmark
+    from bartleby.console import say
+    from bartleby.corpus import read_texts
+    from bartleby.evaluation.generation import Evaluator, comparable_sets
+    from bartleby.evaluation.judges import load_embedder, load_language_model
+    from bartleby.pipeline import load_pipeline
+    from bartleby.reports import benchmark_report
+    from bartleby.sampling import SamplerSettings
+
+    settings = [
+        SamplerSettings(name, count, temperature=heat, handover=early)
+        for name, count, heat, early in product(
+            sampler or ["ddpm"], steps or [20], temperature or [1.0], handover or [0.0]
+        )
+    ]
+    texts = read_texts(reference, column=column)
+    _, human, held = comparable_sets([], texts, limit=number, say=say)
+    evaluator = Evaluator(
+        held,
+        read_texts(train, column=column) if train else None,
+        load_language_model(judge, device=device) if judge else None,
+        load_embedder(embedder, device=device) if embedder else None,
+    )
+    pipeline = load_pipeline(model, bart=bart, device=device)
+    say(
+        f"{len(human):,} texts a row · {seeds} seeds from {seed} · perplexity by {judge or 'no model'} · "
+        f"MAUVE on {embedder or 'no model'}"
+    )
+    window = pipeline.config.window
+    yardstick = (
+        AutoregressiveConfig(steps=autoregressive, window=window) if autoregressive else None
+    )
+    scores = run_benchmark(
+        pipeline,
+        evaluator,
+        human,
+        out,
+        settings=settings,
+        seeds=list(range(seed, seed + seeds)),
+        autoregressive=yardstick,
+        say=say,
+    )
+    benchmark_report(scores, as_json=json)
+    say(f"texts and scores saved: {out}")
+
+
+def fit_schedule(
+    data: Annotated[
+        str, typer.Option(help="File, folder or Hugging Face dataset that will be trained on.")
+    ],
+    texts: Annotated[int, typer.Option(min=4, help="Held-out texts to measure on.")] = 100,
+    plot: Annotated[
+        Path | None, typer.Option(help="Write the curve as a picture (.png, .svg, .pdf).")
+    ] = None,
+    limit: Annotated[
+        int, typer.Option(min=0, help="Use only N training texts for the statistics; 0 is all.")
+    ] = 20_000,
+    column: Column = "text",
+    window: Window = None,
+    model: Model = None,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Find the noise schedule that fits a BART and a corpus: tan-d, and the d to train with.
+
+    Example: bartleby fit-schedule --data stories.txt --plot schedule.png
+    """
+    from bartleby.config import config_from_dict
+    from bartleby.console import check_plot_path, say, track
+    from bartleby.reports import schedule_report
+    from bartleby.schedule_fit import DEVIATIONS, measure_readability
+    from bartleby.schedule_fit import fit_schedule as fit
+    from bartleby.train_run import prepare, validation_sample
+
+    if plot:
+        check_plot_path(plot)
+    tables = {
+        "data": {"source": data, "column": column, "limit": limit},
+        "autoencoder": {"model": model or "nano", "window": window or 0},
+        "training": {"tokens_per_batch": 8192},
+    }
+    setup = prepare(config_from_dict(tables), say=say)
+    latents, token_ids = validation_sample(setup.validation, texts)
+    say(f"model {model or 'nano'} · {len(token_ids):,} held-out texts · seed {seed}")
+    curve = measure_readability(
+        setup.autoencoder,
+        setup.training,
+        latents,
+        token_ids,
+        seed=seed,
+        track=lambda items: track(items, "fit", total=len(DEVIATIONS)),
+    )
+    fitted = fit(curve)
+    schedule_report(fitted, as_json=json)
+    if plot:
+        from bartleby.plots import plot_schedule
+
+        plot_schedule(fitted, plot, model=model or "nano")
+        say(f"plot saved: {plot}")
+
+
 def read_lines(path: Path, column: str) -> list[str]:
     """Texts of a file of samples; in .txt files a blank line is an empty sample and counts."""
     from bartleby.corpus import decode_utf8, read_texts
@@ -86,3 +233,5 @@ def read_lines(path: Path, column: str) -> list[str]:
 def register(app: typer.Typer) -> None:
     """Adds the commands of this file."""
     app.command()(evaluate)
+    app.command()(benchmark)
+    app.command()(fit_schedule)

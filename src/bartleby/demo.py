@@ -8,6 +8,7 @@ from bartleby.console import check_plot_path, print_json, say, track, wrapped
 from bartleby.evaluation.reconstruction import reconstruct
 from bartleby.loading import load_autoencoder
 from bartleby.noise import PANGRAM, PUBLISHED_LEVELS, curve, noise_experiment
+from bartleby.pipeline import GENERATOR, load_pipeline
 from bartleby.plots import plot_noise_curve
 from bartleby.reports import noise_report
 from bartleby.restoration import load_trained_denoiser
@@ -78,8 +79,25 @@ def run_demo(model: str | None, *, plot: Path, seed: int, as_json: bool) -> None
     )
     if not as_json:
         print(f"\n3. The whole curve is in {plot}")
+    _generate(autoencoder.folder, seed=seed, as_json=as_json)
     say(
-        '\nnext: bartleby noise "Any text of yours." --levels 0:4:1 --denoiser nano\n'
+        "\nnext: bartleby generate -n 10 --watch   more texts, and how the first one emerges\n"
+        '      bartleby infill "The <mask> sat on the mat."\n'
+        '      bartleby noise "Any text of yours." --levels 0:4:1 --denoiser nano\n'
         "      bartleby reconstruct FILE        your texts through the latents and back\n"
         "      bartleby info                    what the bundled model is"
     )
+
+
+def _generate(folder: Path, *, seed: int, as_json: bool) -> None:
+    """Five texts from noise, by the generator that lies beside the model."""
+    if not (folder / GENERATOR).is_dir():
+        say(f"'{folder.name}' has no generator beside it, so no text is generated")
+        return
+    if not as_json:
+        print("\n4. Five texts from pure noise, unselected\n")
+    for text in load_pipeline(folder / GENERATOR)(5, seed=seed).texts:
+        if as_json:
+            print_json({"part": "generate", "text": text})
+        else:
+            print(wrapped(text))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 
 matplotlib.use("Agg")
 
@@ -12,6 +13,8 @@ from matplotlib import pyplot as plt  # after the backend is chosen
 
 from bartleby.errors import UserError
 from bartleby.noise import PUBLISHED_LEVELS, CurvePoint
+from bartleby.schedule_fit import FittedSchedule, information_at
+from bartleby.schedules import noise_scheduler
 
 
 def plot_noise_curve(
@@ -40,6 +43,38 @@ def plot_noise_curve(
     axes.set_title(f"What {model}'s decoder reads through noise ({counted})", fontsize=11)
     axes.legend(loc="best", frameon=False)
     axes.grid(alpha=0.25)
+    save(figure, path)
+
+
+def plot_schedule(fitted: FittedSchedule, path: Path, *, model: str) -> None:
+    """What is left over the noise, and over the timesteps of the cosine and of the fitted schedule."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 4), layout="constrained")
+    deviations = [point.deviation for point in fitted.curve]
+    left.plot(
+        deviations, [point.information for point in fitted.curve], label="information on the token"
+    )
+    left.plot(
+        deviations,
+        [point.decoder_accuracy for point in fitted.curve],
+        "--",
+        label="token accuracy of the decoder",
+    )
+    left.set(xscale="log", xlabel="noise, standard deviations of the latents", ylim=(-0.02, 1.05))
+    marks = [0.25, 0.5, 1, 2, 4, 8, 16, 32, 64]
+    left.set_xticks(marks, [f"{mark:g}" for mark in marks])
+    left.minorticks_off()
+    left.set_title(f"What is left of {model}'s latents", fontsize=11)
+    for name, title in (("cosine", "cosine"), ("tan", f"fitted: tan, d = {fitted.d:g}")):
+        alpha_bar = noise_scheduler(name, d=fitted.d).alphas_cumprod.double().numpy()
+        noise = np.sqrt((1 - alpha_bar) / np.maximum(alpha_bar, 1e-12))
+        times = np.arange(1, len(noise) + 1) / len(noise)
+        right.plot(times, information_at(fitted.curve, noise), label=title)
+    right.plot([0, 1], [1, 0], ":", color="0.5", label="even")
+    right.set(xlabel="timestep / number of timesteps", ylim=(-0.02, 1.05))
+    right.set_title("Information over the timesteps", fontsize=11)
+    for axes in (left, right):
+        axes.legend(frameon=False, fontsize=9)
+        axes.grid(alpha=0.25)
     save(figure, path)
 
 

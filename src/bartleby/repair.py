@@ -137,9 +137,7 @@ def repair(
                 loss = reading_loss(setup, bart, estimates, ids)
         nats = float(loss.detach())
         if not math.isfinite(nats):
-            raise UserError(
-                f"the loss is {nats} at step {index + 1}; the last checkpoint is kept"
-            )
+            raise UserError(f"the loss is {nats} at step {index + 1}; the last checkpoint is kept")
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, config.gradient_clip)

@@ -18,6 +18,7 @@ from bartleby.noise import CurvePoint, NoisedText, curve
 if TYPE_CHECKING:
     from bartleby.doctor import Finding
     from bartleby.evaluation.generation import TextScores
+    from bartleby.schedule_fit import FittedSchedule
 
 
 def noise_report(results: list[NoisedText], *, as_json: bool, many: bool) -> None:
@@ -239,3 +240,50 @@ def evaluation_report(
                 "-" if value is None else f"{form.format(value)} ± {form.format(deviation)}"
             )
         print(f"{title:<30}" + "".join(f"{cell:>22}" for cell in cells))
+
+
+def benchmark_report(scores: dict[str, tuple[TextScores, TextScores]], *, as_json: bool) -> None:
+    """A line a row of the benchmark. JSON: an object a row."""
+    if as_json:
+        for name, (mean, deviation) in scores.items():
+            row = {"row": name, **dataclasses.asdict(mean)}
+            print_json({**row, "deviations": dataclasses.asdict(deviation)})
+        return
+    columns = {
+        "perplexity": ("perplexity", "{:.1f}", 14),
+        "mauve": ("MAUVE", "{:.3f}", 8),
+        "entropy": ("entropy", "{:.2f}", 9),
+        "diversity": ("divers.", "{:.3f}", 9),
+        "memorised": ("memory", "{:.1%}", 8),
+        "empty": ("empty", "{:.1%}", 7),
+        "duplicates": ("dupl.", "{:.1%}", 7),
+    }
+    print(f"{'':<18}" + "".join(f"{title:>{width}}" for title, _, width in columns.values()))
+    for name, (mean, deviation) in scores.items():
+        cells = []
+        for field, (_, form, width) in columns.items():
+            value = getattr(mean, field)
+            cell = "-" if value is None else form.format(value)
+            if field == "perplexity" and value is not None:
+                cell += f" ±{getattr(deviation, field):.1f}"
+            cells.append(f"{cell:>{width}}")
+        print(f"{name:<18}" + "".join(cells))
+
+
+def schedule_report(fitted: FittedSchedule, *, as_json: bool) -> None:
+    """What was measured, the schedules compared, and the lines to put into a configuration. JSON: one object."""
+    if as_json:
+        print_json(fitted)
+        return
+    print(f"{'noise':>8}{'information left':>19}{'the decoder reads':>20}")
+    for point in fitted.curve:
+        print(f"{point.deviation:>8.2f}{point.information:>19.1%}{point.decoder_accuracy:>20.1%}")
+    print(
+        f"\nHalf of what single latents say of their tokens is left at noise {fitted.half_known:.2f}; the\n"
+        f"decoder itself reads half of the tokens at {fitted.half_read:.2f} (standard deviations)."
+    )
+    print("\nTimesteps at which there is something to learn (1% to 99% left)")
+    for name, share in fitted.learnable.items():
+        title = f"tan, d = {fitted.d:g}" if name == "tan" else name
+        print(f"  {title:<14}{share:>7.1%}")
+    print(f'\n[objective]\nschedule = "tan"\nschedule_d = {fitted.d:.1f}')

@@ -136,7 +136,7 @@ def comparable_sets(
     if len(reference) < 4:
         raise UserError(f"the reference has {len(reference)} texts; it needs at least 4")
     held, human = reference[::2], reference[1::2]
-    count = min(len(human), *(len(texts) for texts in sets), limit or len(human))
+    count = min([len(human), limit or len(human), *(len(texts) for texts in sets)])
     for index, texts in enumerate(sets):
         if len(texts) > count:
             say(f"set {index + 1}: the first {count:,} of {len(texts):,} texts are used")

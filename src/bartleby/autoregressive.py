@@ -1,0 +1,189 @@
+"""The yardstick: an autoregressive transformer of the same size, on the same data, trained as long.
+
+GPT-2's architecture from transformers, with the BART's tokenizer, so that what differs is how text is made.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase
+
+from bartleby.batching import pad, plan_epoch
+from bartleby.checkpoints import (
+    check_same_settings,
+    checkpoint_folder,
+    drop_old_checkpoints,
+    load_newest_checkpoint,
+    load_tensors,
+    load_training_state,
+    replaced_folder,
+    save_training_state,
+)
+from bartleby.errors import UserError
+from bartleby.messages import say
+from bartleby.optimisation import learning_rate
+from bartleby.precision import autocast, network_dtype
+from bartleby.pretrain import token_sequences
+from bartleby.tokenization import decode_ids
+
+MAY_CHANGE = {"steps", "decay_share", "checkpoint_minutes"}  # when a run is resumed
+TEXTS_PER_BATCH = 64
+
+
+@dataclass(frozen=True)
+class AutoregressiveConfig:
+    """width, layers, heads: of the transformer. The rest as in a denoiser's [training] table."""
+
+    width: int = 320
+    layers: int = 6
+    heads: int = 5
+    window: int = 32
+    steps: int = 2000
+    tokens_per_batch: int = 2048
+    learning_rate: float = 1e-3
+    warmup_steps: int = 100
+    decay_share: float = 0.4
+    checkpoint_minutes: float = 4.0
+    seed: int = 0
+
+
+def train_autoregressive(
+    config: AutoregressiveConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: list[str],
+    out: Path,
+    *,
+    say: Callable[[str], None] = say,
+) -> Iterator[tuple[int, float | None, GPT2LMHeadModel]]:
+    """Yields (step, nats a token, model) after every step; resumes from `out`. The loss of an ended run is None."""
+    model = new_model(config, tokenizer)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), fused=True
+    )
+    step = _resume(config, out, model, optimizer, say)
+    if step >= config.steps:
+        yield step, None, model.eval()
+        return
+    sequences = token_sequences(tokenizer, texts, window=config.window)
+    lengths = np.array([len(sequence) for sequence in sequences])
+    saved_at, dtype = time.monotonic(), network_dtype("cpu")
+    for indices in _batches(config, lengths, start=step):
+        if step >= config.steps:
+            return
+        rate = learning_rate(
+            config.learning_rate,
+            step,
+            steps=config.steps,
+            warmup_steps=config.warmup_steps,
+            decay_share=config.decay_share,
+        )
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        ids, mask = pad([sequences[row] for row in indices], tokenizer.pad_token_id)
+        with autocast("cpu", dtype):
+            hidden = model.transformer(input_ids=ids, attention_mask=mask).last_hidden_state
+            real = mask[:, 1:].bool()
+            logits = model.lm_head(hidden[:, :-1][real])
+        loss = F.cross_entropy(logits.float(), ids[:, 1:][real])
+        nats = float(loss.detach())
+        if not math.isfinite(nats):
+            raise UserError(f"the loss is {nats} at step {step + 1}; the last checkpoint is kept")
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        step += 1
+        if step == config.steps or time.monotonic() - saved_at > 60 * config.checkpoint_minutes:
+            _save(config, out, model, optimizer, step)
+            saved_at = time.monotonic()
+        yield step, nats, model
+
+
+def new_model(config: AutoregressiveConfig, tokenizer: PreTrainedTokenizerBase) -> GPT2LMHeadModel:
+    """An untrained GPT-2 of this size; the same seed gives the same weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return GPT2LMHeadModel(
+            GPT2Config(
+                vocab_size=len(tokenizer),
+                n_positions=config.window,
+                n_embd=config.width,
+                n_layer=config.layers,
+                n_head=config.heads,
+                resid_pdrop=0.0,
+                embd_pdrop=0.0,
+                attn_pdrop=0.0,
+                bos_token_id=tokenizer.bos_token_id,
+                eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=tokenizer.pad_token_id,
+            )
+        )
+
+
+@torch.inference_mode()
+def write_autoregressive(
+    model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerBase, count: int, *, seed: int
+) -> list[str]:
+    """`count` texts by ancestral sampling at temperature 1: what the model has learned, unsharpened."""
+    texts = []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for start in range(0, count, TEXTS_PER_BATCH):
+            prompt = torch.full((min(TEXTS_PER_BATCH, count - start), 1), tokenizer.bos_token_id)
+            written = model.generate(
+                prompt,
+                attention_mask=torch.ones_like(prompt),
+                generation_config=GenerationConfig(
+                    do_sample=True,
+                    top_k=0,
+                    max_length=model.config.n_positions,
+                    eos_token_id=tokenizer.eos_token_id,
+                    pad_token_id=tokenizer.pad_token_id,
+                ),
+            )
+            texts += decode_ids(tokenizer, written.tolist())
+    return texts
+
+
+def _batches(
+    config: AutoregressiveConfig, lengths: np.ndarray, *, start: int
+) -> Iterator[np.ndarray]:
+    epoch = 0
+    while True:
+        rng = np.random.default_rng((config.seed, epoch))
+        plan = plan_epoch(lengths, tokens_per_batch=config.tokens_per_batch, rng=rng)
+        yield from plan[start:]
+        start = max(0, start - len(plan))
+        epoch += 1
+
+
+def _save(config, out: Path, model, optimizer, step: int) -> None:
+    with replaced_folder(checkpoint_folder(out, step)) as temporary:
+        model.save_pretrained(temporary)
+        state = {"step": step, "config": dataclasses.asdict(config)}
+        save_training_state(temporary, optimizer, state)
+    drop_old_checkpoints(out)
+
+
+def _resume(config, out: Path, model, optimizer, say) -> int:
+    state: dict = {"step": 0}
+
+    def load(folder: Path) -> None:
+        nonlocal state
+        state = load_training_state(folder, optimizer)
+        check_same_settings(dataclasses.asdict(config), state["config"], MAY_CHANGE, out)
+        model.load_state_dict(load_tensors(folder / "model.safetensors"), strict=False)
+
+    folder = load_newest_checkpoint(out, load, say)
+    if folder is not None:
+        say(f"resuming from {folder}: step {state['step']:,}")
+    return state["step"]

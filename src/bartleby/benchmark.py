@@ -1,0 +1,130 @@
+"""`bartleby benchmark`: a generator's texts in one table with every control that says what they are worth."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bartleby.autoencoder import Latents
+from bartleby.autoregressive import (
+    AutoregressiveConfig,
+    train_autoregressive,
+    write_autoregressive,
+)
+from bartleby.checkpoints import read_json, write_json
+from bartleby.console import progress_bar
+from bartleby.errors import UserError
+from bartleby.evaluation.generation import Evaluator, TextScores
+from bartleby.messages import say
+from bartleby.objective import sample_noise
+from bartleby.pipeline import TextDiffusionPipeline
+from bartleby.sampling import SamplerSettings
+
+Scores = dict[str, tuple[TextScores, TextScores]]  # row -> mean, standard deviation
+
+
+def control_texts(
+    pipeline: TextDiffusionPipeline, human: list[str], *, seed: int
+) -> dict[str, list[str]]:
+    """Texts that tell what is due to the decoder, the latents and the words alone. Row -> as many as `human`.
+
+    real latents: human texts through encoder and decoder, the ceiling.  noise, mean latents: what the
+    decoder writes by itself.  one step: the denoiser's estimate from pure noise, which knows a text's
+    length and nothing else.  shuffled words: human words without order.
+    """
+    autoencoder = pipeline.autoencoder
+    latents = autoencoder.encode(human, say=lambda message: None)
+    seeds = [(seed, index) for index in range(len(human))]
+    noise = sample_noise(latents.mask, autoencoder.channels, seeds=seeds)
+    rng = np.random.default_rng(seed)
+    one_step = pipeline(len(human), settings=SamplerSettings(steps=1), seed=seed).texts
+    return {
+        "real latents": autoencoder.decode(latents),
+        "noise latents": autoencoder.decode(Latents(noise, latents.mask)),
+        "mean latents": autoencoder.decode(Latents(torch.zeros_like(noise), latents.mask)),
+        "one step": one_step,
+        "shuffled words": [" ".join(rng.permutation(text.split())) for text in human],
+    }
+
+
+def run_benchmark(
+    pipeline: TextDiffusionPipeline,
+    evaluator: Evaluator,
+    human: list[str],
+    out: Path,
+    *,
+    settings: list[SamplerSettings],
+    seeds: list[int],
+    autoregressive: AutoregressiveConfig | None = None,
+    say: Callable[[str], None] = say,
+) -> Scores:
+    """Scores of human text, the generator under each of `settings`, the controls and the autoregressive model.
+
+    Every set has as many texts as `human`. Texts are written to `out`, a file a row and seed; those of an
+    earlier call under the same settings are read instead of written again.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    count = len(human)
+    rows: dict[str, list[list[str]]] = {"human": [human]}
+    for one in settings:
+        rows[name_of(one)] = [
+            _kept(
+                out / f"{name_of(one).replace(' ', '-')}-seed{seed}.json",
+                lambda one=one, seed=seed: pipeline(count, settings=one, seed=seed).texts,
+            )
+            for seed in seeds
+        ]
+    rows |= {name: [texts] for name, texts in control_texts(pipeline, human, seed=0).items()}
+    if autoregressive:
+        model = _trained(autoregressive, pipeline, evaluator, out / "autoregressive", say)
+        rows["autoregressive"] = [
+            write_autoregressive(model, pipeline.tokenizer, count, seed=seed) for seed in seeds
+        ]
+    scores = {}
+    with progress_bar("score", total=len(rows)) as bar:
+        for name, sets in rows.items():
+            scores[name] = evaluator.score_repeats(sets)
+            bar.advance(bar.task_ids[0])
+    write_json(out / "scores.json", _plain(scores))
+    return scores
+
+
+def name_of(settings: SamplerSettings) -> str:
+    """A row's name: sampler, steps and whatever differs from the defaults."""
+    parts = [f"{settings.sampler} {settings.steps}"]
+    for name in ("guidance", "temperature", "handover"):
+        value = getattr(settings, name)
+        if value != getattr(SamplerSettings(), name):
+            parts.append(f"{name[0]}{value:g}")
+    return " ".join(parts)
+
+
+def _kept(path: Path, write: Callable[[], list[str]]) -> list[str]:
+    if path.exists():
+        return read_json(path)["texts"]
+    texts = write()
+    write_json(path, {"texts": texts})
+    return texts
+
+
+def _trained(config, pipeline, evaluator, out: Path, say):
+    if evaluator.training is None:
+        raise UserError("the autoregressive row needs --train, the texts to train on")
+    states = train_autoregressive(config, pipeline.tokenizer, evaluator.training, out, say=say)
+    with progress_bar("autoregressive", total=config.steps) as bar:
+        for step, loss, trained in states:
+            note = "" if loss is None else f" loss {loss:.3f}"
+            bar.update(bar.task_ids[0], completed=step, note=note)
+            model = trained
+    return model.eval()
+
+
+def _plain(scores: Scores) -> dict:
+    return {
+        name: {"mean": dataclasses.asdict(mean), "deviation": dataclasses.asdict(deviation)}
+        for name, (mean, deviation) in scores.items()
+    }
