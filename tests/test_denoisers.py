@@ -15,7 +15,7 @@ from bartleby.denoisers import (
     load_denoiser,
 )
 from bartleby.denoisers.baselines import identity_noise_cosine, wiener_noise_cosine
-from bartleby.denoisers.build import parameters, save_denoiser
+from bartleby.denoisers.build import WEIGHTS_FILE, parameters, save_denoiser
 from bartleby.denoisers.transformer import PRECONDITIONS
 from bartleby.errors import UserError
 from bartleby.evaluation.latents import average, measure, timestep_grid
@@ -92,14 +92,21 @@ def test_saved_and_loaded_it_is_the_same_and_recorded_by_the_package(
         assert torch.equal(loaded(sample, 300, MASK).sample, expected)
 
 
-def test_stored_in_half_the_room_it_denoises_the_same(sample, tmp_path):
-    denoiser = build("transformer", {"precondition": "mixture"})
-    save_denoiser(denoiser, tmp_path, store="bfloat16")
+@pytest.mark.parametrize("store, room", [("bfloat16", 0.6), ("int8", 0.4)])
+@pytest.mark.parametrize("name", ["mixture", "token-transformer"])
+def test_stored_in_less_room_it_denoises_the_same(sample, tmp_path, name, store, room):
+    writes = name == "token-transformer"
+    denoiser = build(name, {}) if writes else build("transformer", {"precondition": name})
+    denoiser.save_pretrained(tmp_path / "plain")
+    save_denoiser(denoiser, tmp_path, store=store)
     loaded = load_denoiser(tmp_path)
+    small, plain = ((f / WEIGHTS_FILE).stat().st_size for f in (tmp_path, tmp_path / "plain"))
+    assert small < room * plain
     assert all(weight.dtype == torch.float32 for weight in loaded.state_dict().values())
     assert torch.equal(loaded.posterior.alpha_bar, denoiser.posterior.alpha_bar)
     with torch.inference_mode():
-        expected, output = (d(sample, 300, MASK).sample for d in (denoiser, loaded))
+        outputs = [network(sample, 300, MASK) for network in (denoiser, loaded)]
+        expected, output = (out.logits if writes else out.sample for out in outputs)
     assert 0 < (output - expected).norm() / expected.norm() < 0.02
 
 

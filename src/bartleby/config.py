@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from bartleby.denoisers.build import STORES
 from bartleby.denoisers.transformer import PRECONDITIONS
 from bartleby.errors import UserError
 from bartleby.objective import LOSSES
@@ -84,7 +85,7 @@ class TrainingTable:
     validate_every: int = 500  # steps
     validation_texts: int = 64
     checkpoint_minutes: float = 4.0
-    store: str = "float32"  # format of the finished denoiser's large tensors, or bfloat16
+    store: str = "float32"  # format of the finished denoiser's large tensors; or bfloat16, int8
     seed: int = 0
 
 
@@ -101,7 +102,7 @@ class TrainConfig:
     def __post_init__(self):
         _one_of("autoencoder.statistics", self.autoencoder.statistics, STATISTICS)
         _one_of("denoiser.precondition", self.denoiser.precondition, PRECONDITIONS)
-        _one_of("training.store", self.training.store, ("float32", "bfloat16"))
+        _one_of("training.store", self.training.store, STORES)
         _one_of("objective.target", self.objective.target, tuple(TARGETS))
         _one_of("objective.loss", self.objective.loss, LOSSES)
         _one_of("objective.loss_in", self.objective.loss_in, ("", *TARGETS))

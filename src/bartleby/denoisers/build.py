@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from diffusers import ModelMixin
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from bartleby.denoisers.baselines import IdentityDenoiser, MixtureDenoiser, WienerDenoiser
@@ -17,6 +18,9 @@ from bartleby.denoisers.token_transformer import TokenTransformer
 from bartleby.denoisers.transformer import SIZES, DenoisingTransformer
 from bartleby.errors import UserError
 
+WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
+SCALE = ".scale"  # ending of the name of an int8 tensor's row scales
+STORES = ("float32", "bfloat16", "int8")
 TRANSFORMERS = ("transformer", "token-transformer")
 DENOISERS = ("simple-unet", "diffusers-unet", "text-unet", *TRANSFORMERS)
 CLASSES = {
@@ -110,36 +114,56 @@ def diffusers_widths(channels: int) -> tuple[int, int, int]:
 
 
 def load_denoiser(folder: str | Path) -> ModelMixin:
-    """A denoiser saved with `save_pretrained`, of whichever of our classes, ready to use."""
-    path = Path(folder) / "config.json"
+    """A denoiser saved with `save_pretrained` or `save_denoiser`, of whichever of our classes, ready to use."""
+    folder = Path(folder)
+    path = folder / "config.json"
     try:
         name = json.loads(path.read_text(encoding="utf-8"))["_class_name"]
         kind = CLASSES[name]
     except (OSError, ValueError, KeyError):
         raise UserError(f"'{folder}' holds no denoiser of Bartleby") from None
     try:
-        return kind.from_pretrained(folder, use_safetensors=True).float().eval()
-    except (OSError, ValueError, RuntimeError, TypeError) as error:
+        tensors = load_file(folder / WEIGHTS_FILE)
+        denoiser = kind.from_config(kind.load_config(folder))
+        denoiser.load_state_dict(_dequantised(tensors))
+    except (OSError, ValueError, RuntimeError, TypeError, SafetensorError) as error:
         raise UserError(
             f"the denoiser in '{folder}' cannot be loaded: {str(error).splitlines()[0]}"
         ) from None
+    return denoiser.float().eval()
 
 
 def save_denoiser(denoiser: ModelMixin, folder: Path, *, store: str = "float32") -> None:
-    """Like `save_pretrained`; with store = bfloat16 the large tensors take half the room.
+    """Like `save_pretrained`; with store = bfloat16 or int8 the large tensors take less room.
 
-    What needs its digits stays float32: a posterior's axes, through which x_t goes there and back, and
-    every vector.
+    int8 has a scale for each row and about bfloat16's precision; only `load_denoiser` reads it. What
+    needs its digits stays float32: a posterior's axes, through which x_t goes there and back, and every
+    vector.
     """
     denoiser.save_pretrained(folder)
     if store == "float32":
         return
-    path = folder / "diffusion_pytorch_model.safetensors"
+    path = folder / WEIGHTS_FILE
     tensors = load_file(path)
-    for name, tensor in tensors.items():
-        if tensor.ndim > 1 and not name.endswith((".basis", ".position_means")):
+    for name, tensor in list(tensors.items()):
+        if tensor.ndim < 2 or name.endswith((".basis", ".position_means")):
+            continue
+        if store == "int8":
+            scale = tensor.flatten(1).abs().amax(dim=1).clamp_min(1e-12) / 127
+            scale = scale.view(-1, *[1] * (tensor.ndim - 1))
+            tensors[name] = (tensor / scale).round().to(torch.int8)
+            tensors[name + SCALE] = scale
+        else:
             tensors[name] = tensor.to(getattr(torch, store))
     save_file(tensors, path, metadata={"format": "pt"})
+
+
+def _dequantised(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    scales = {name for name in tensors if name.endswith(SCALE)}
+    plain = {name: tensor.float() for name, tensor in tensors.items() if name not in scales}
+    for name in scales:
+        plain[name.removesuffix(SCALE)] *= tensors[name]
+    return plain
 
 
 def parameters(denoiser: ModelMixin) -> int:
