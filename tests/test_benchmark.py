@@ -59,11 +59,16 @@ def test_a_benchmark_has_every_row_and_reads_texts_it_wrote_before(pipeline, tmp
     ]  # fmt: skip
     assert all(mean.texts == 20 for mean, _ in scores.values())
     saved = json.loads((tmp_path / "scores.json").read_text())
-    assert saved["human"]["mean"] == dataclasses.asdict(scores["human"][0])
+    assert saved["rows"]["human"]["mean"] == dataclasses.asdict(scores["human"][0])
+    assert saved["judged"]["judge"] is None and scores["human"][1] is None
     kept = tmp_path / "ddpm-3-seed0.json"
-    kept.write_text(json.dumps({"texts": ["The same."] * 20}))
+    texts = json.loads(kept.read_text())
+    kept.write_text(json.dumps({**texts, "texts": ["The same."] * 20}))
     again = run_benchmark(pipeline, evaluator, TEXTS[:20], tmp_path, **options)
     assert again["ddpm 3"][0].duplicates > scores["ddpm 3"][0].duplicates
+    kept.write_text(json.dumps({"origin": "other networks", "texts": ["The same."] * 20}))
+    anew = run_benchmark(pipeline, evaluator, TEXTS[:20], tmp_path, **options)
+    assert anew["ddpm 3"] == scores["ddpm 3"]
 
 
 def test_names_of_rows():
@@ -90,6 +95,7 @@ def test_the_autoregressive_model_learns_resumes_and_writes(tokenizer, tmp_path)
     assert all(torch.equal(value, weights[name]) for name, value in straight.state_dict().items())
     texts = write_autoregressive(straight, tokenizer, 5, seed=1)
     assert len(texts) == 5 and texts == write_autoregressive(straight, tokenizer, 5, seed=1)
+    assert write_autoregressive(straight, tokenizer, 70, seed=1)[:5] == texts
     other = dataclasses.replace(TINY, width=64)
     with pytest.raises(UserError, match="was trained with width = 32, not 64"):
         next(train_autoregressive(other, tokenizer, TEXTS, tmp_path / "whole"))
@@ -103,7 +109,8 @@ def test_the_command_prints_a_table_of_80_columns(cli, generator_run, tmp_path):
     result = cli(*options, "--out", tmp_path / "out")
     assert result.exit_code == 0, result.stderr
     lines = result.stdout.splitlines()
-    assert len(lines) == 9 and max(map(len, lines)) <= 80
+    assert len(lines) == 10 and max(map(len, lines)) <= 80
+    assert lines[-1].startswith("perplexity under no model")
     rows = cli(*options, "--out", tmp_path / "out", "--json").stdout.splitlines()
     assert [json.loads(row)["row"] for row in rows][:3] == ["human", "ddpm 2", "ddpm 3"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -29,14 +30,23 @@ def test_generate_json_prompt_and_length(cli, generator_run):
     options = ("--steps", 4, "--json", "--model", generator_run)
     found = rows(cli("generate", "-n", 2, "--prompt", "Tom", "--length", 9, *options))
     assert [row["index"] for row in found] == [0, 1]
-    assert all(row["text"].startswith("Tom") and row["tokens"] == 9 for row in found)
+    assert all(row["text"].startswith("Tom") and row["length"] == 9 for row in found)
 
 
-def test_generate_in_chunks_writes_what_it_would_at_once(cli, generator_run, monkeypatch):
-    options = ("-n", 5, "--steps", 3, "--model", generator_run)
-    whole = cli("generate", *options).stdout
+def test_many_texts_are_generated_in_chunks_that_follow_on(cli, monkeypatch):
+    asked = []
+
+    def pipeline(number, *, first, **options):
+        asked.append((first, number))
+        texts = ["" if index == 3 else f"Text {index}." for index in range(first, first + number)]
+        return SimpleNamespace(texts=texts, lengths=[5] * number)
+
+    monkeypatch.setattr("bartleby.pipeline.load_pipeline", lambda *_, **__: pipeline)
     monkeypatch.setattr("bartleby.cli_writing.CHUNK", 2)
-    assert cli("generate", *options).stdout == whole
+    result = cli("generate", "-n", 5)
+    assert asked == [(0, 2), (2, 2), (4, 1)]
+    assert result.stdout.splitlines() == ["Text 0.", "Text 1.", "Text 2.", "", "Text 4."]
+    assert "1 of 5 texts are empty" in result.stderr
 
 
 def test_watch_shows_the_steps_on_standard_error(cli, generator_run):

@@ -110,9 +110,8 @@ def test_repeats_give_mean_and_deviation(judge):
     mean, deviation = evaluator.score_repeats([TEXTS[:40], TEXTS[40:80]])
     each = [evaluator.score(TEXTS[:40]).perplexity, evaluator.score(TEXTS[40:80]).perplexity]
     assert mean.perplexity == pytest.approx(np.mean(each))
-    assert deviation.perplexity == pytest.approx(np.std(each))
-    whole, deviation = evaluator.score_repeats([TEXTS[:40]])
-    assert whole == evaluator.score(TEXTS[:40]) and deviation.perplexity > 0
+    assert deviation.perplexity == pytest.approx(abs(each[0] - each[1]) / 2**0.5)
+    assert evaluator.score_repeats([TEXTS[:40]]) == (evaluator.score(TEXTS[:40]), None)
 
 
 def test_sets_are_made_comparable_and_what_is_left_out_is_said():
@@ -146,12 +145,22 @@ def test_evaluate_on_the_command_line(cli, judge, tmp_path):
     assert (human["set"], scored["set"]) == ("human", "samples")
     assert scored["texts"] == 30 and scored["empty"] == pytest.approx(1 / 30)
     assert scored["judge"] == str(folder) and scored["mauve"] is None
-    table = cli(*options)
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"text": "The dog."}\n{"text": ""}\n')
+    result = cli("evaluate", rows, "--reference", reference, "--json")
+    assert json.loads(result.stdout.splitlines()[1])["empty"] == 0.5  # empty texts are not dropped
+    table = cli("evaluate", samples, samples, "--reference", reference)
     assert max(map(len, table.stdout.splitlines())) <= 80
     missing = cli("evaluate", tmp_path / "none.txt", "--reference", reference)
     assert missing.exit_code == 1 and "no file at" in missing.stderr
     wrong = cli(*options, "--judge", tmp_path / "none.gguf")
     assert wrong.exit_code == 1 and "no file at" in wrong.stderr
+
+
+def test_long_texts_are_cut_to_the_judges_window_and_that_is_said(judge, capsys):
+    nats, tokens = judge.likelihoods(["word " * 500, "The dog."])
+    assert tokens[0] == 63 and np.isfinite(nats).all()
+    assert "reads the first 63 tokens of 1 long texts" in capsys.readouterr().err
 
 
 def test_a_judge_that_is_none_is_named(tmp_path):

@@ -93,27 +93,23 @@ def test_the_callback_sees_every_step_of_every_text(pipeline):
     assert seen == {number: list(range(6)) for number in range(5)}
 
 
-def test_a_fresh_process_writes_the_same(pipeline, saved):
+def test_saved_and_loaded_in_a_fresh_process_it_writes_the_same_bit_for_bit(generator_run, saved):
     code = (
-        "import sys, json; from bartleby.pipeline import TextDiffusionPipeline as P\n"
-        "from bartleby.sampling import SamplerSettings as S\n"
-        "import torch; torch.set_num_threads(1)\n"
-        "p = P.from_pretrained(sys.argv[1])\n"
+        "import sys, json, torch; from bartleby import SamplerSettings, load_pipeline\n"
+        "torch.set_num_threads(1)\n"
         "x0 = []\n"
-        "texts = p(4, settings=S(steps=6), seed=5, callback=lambda s, n: x0.append(float(s.x0.double().sum()))).texts\n"
+        "watch = lambda step, numbers: x0.extend(step.x0.double().sum(dim=(1, 2)).tolist())\n"
+        "pipeline = load_pipeline(sys.argv[1])\n"
+        "texts = pipeline(4, settings=SamplerSettings(steps=6), seed=5, callback=watch).texts\n"
         "print(json.dumps([texts, x0]))"
     )
-    fresh = subprocess.run(
-        [sys.executable, "-c", code, str(saved)], check=True, capture_output=True, text=True
-    )
-    sums = []
-    texts = pipeline(
-        4,
-        settings=QUICK,
-        seed=5,
-        callback=lambda step, numbers: sums.append(float(step.x0.double().sum())),
-    ).texts
-    assert json.loads(fresh.stdout.splitlines()[-1]) == [texts, sums]
+    outputs = [
+        subprocess.run(
+            [sys.executable, "-c", code, str(folder)], check=True, capture_output=True, text=True
+        ).stdout
+        for folder in (generator_run, saved)
+    ]
+    assert outputs[0] == outputs[1] and len(json.loads(outputs[0])[1]) == 24
 
 
 def test_the_saved_folder_has_diffusers_layout(saved):
@@ -133,6 +129,18 @@ def test_a_missing_part_is_named(saved, tmp_path, part):
     folder = shutil.copytree(saved, tmp_path / "broken")
     shutil.rmtree(folder / part)
     with pytest.raises(UserError, match=f"no complete pipeline: {part} is missing"):
+        load_pipeline(folder)
+
+
+def test_pickles_are_not_loaded(saved, tmp_path):
+    import torch
+    from safetensors.torch import load_file
+
+    folder = shutil.copytree(saved, tmp_path / "pickled")
+    (weights,) = (folder / "denoiser").glob("*.safetensors")
+    torch.save(load_file(weights), weights.with_suffix(".bin"))
+    weights.unlink()
+    with pytest.raises(UserError, match="cannot be loaded"):
         load_pipeline(folder)
 
 
@@ -167,6 +175,10 @@ def test_any_denoiser_generates_and_edits_but_only_some_take_a_prompt(pipeline):
     unet = TextDiffusionPipeline(**parts, window=32, length_counts=pipeline.config.length_counts)
     assert len(unet(3, settings=QUICK).texts) == 3
     assert len(unet.edit(TEXTS, 0.5, settings=QUICK).texts) == 2
+    together = unet(
+        6, settings=QUICK
+    ).texts  # a UNet sees its padding, so equal lengths go together
+    assert [unet(1, settings=QUICK, first=index).texts[0] for index in range(6)] == together
     with pytest.raises(UserError, match="SimpleUNet1D cannot be given part of a text"):
         unet(1, prompt="The dog", settings=QUICK)
 
@@ -185,6 +197,8 @@ def test_bad_input_is_refused_in_a_line(pipeline, tmp_path):
         (lambda: pipeline.interpolate("A b.", "C d.", 1), "steps is 1"),
         (lambda: load_pipeline(tmp_path), "model_index.json is missing"),
         (lambda: load_pipeline("no/such/hub/name"), "no model folder"),
+        (lambda: load_pipeline(device="abacus"), "device is 'abacus'; say cpu or cuda"),
+        (lambda: pipeline.edit([], 0.5), "there are no texts"),
     ):
         with pytest.raises(UserError, match=message):
             call()

@@ -63,7 +63,14 @@ def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(generator_run, tmp_path)
     assert first + rest[len(rest) - 7 :] == whole
     resumed = setup.autoencoder.bart.state_dict()
     assert all(torch.equal(value, straight[name]) for name, value in resumed.items())
+    setup, denoiser = opened(generator_run)
     assert run_for(setup, denoiser, tmp_path / "parts", 12) == [None]
+    setup, denoiser = opened(generator_run)
+    with torch.no_grad():
+        denoiser.leave.bias += 1
+    with pytest.raises(UserError, match="was trained with origin"):  # another denoiser
+        run_for(setup, denoiser, tmp_path / "parts", 12)
+    setup, denoiser = opened(generator_run)
     other = dataclasses.replace(CONFIG, noisiest=0.5)
     with pytest.raises(UserError, match="was trained with noisiest = 0.7, not 0.5"):
         run_for(setup, denoiser, tmp_path / "parts", 12, other)

@@ -246,6 +246,7 @@ class Autoencoder:
 
         known: [B, L], ids of tokens that it must write at their places, -1 where it is free.
         """
+        latents = Latents(latents.values.to(self.device), latents.mask.to(self.device))
         if self.statistics:
             latents = self.statistics.denormalise(latents)
         lengths = latents.mask.sum(dim=1).tolist()

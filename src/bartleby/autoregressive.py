@@ -21,6 +21,7 @@ from bartleby.batching import pad, plan_epoch
 from bartleby.checkpoints import (
     check_same_settings,
     checkpoint_folder,
+    digest_of,
     drop_old_checkpoints,
     load_newest_checkpoint,
     load_tensors,
@@ -69,7 +70,8 @@ def train_autoregressive(
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), fused=True
     )
-    step = _resume(config, out, model, optimizer, say)
+    settings = {**dataclasses.asdict(config), "texts": digest_of(texts)}
+    step = _resume(settings, out, model, optimizer, say)
     if step >= config.steps:
         yield step, None, model.eval()
         return
@@ -103,7 +105,7 @@ def train_autoregressive(
         optimizer.step()
         step += 1
         if step == config.steps or time.monotonic() - saved_at > 60 * config.checkpoint_minutes:
-            _save(config, out, model, optimizer, step)
+            _save(settings, out, model, optimizer, step)
             saved_at = time.monotonic()
         yield step, nats, model
 
@@ -134,11 +136,13 @@ def write_autoregressive(
     model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerBase, count: int, *, seed: int
 ) -> list[str]:
     """`count` texts by ancestral sampling at temperature 1: what the model has learned, unsharpened."""
-    texts = []
+    texts: list[str] = []
+    prompt = torch.full((TEXTS_PER_BATCH, 1), tokenizer.bos_token_id)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        for start in range(0, count, TEXTS_PER_BATCH):
-            prompt = torch.full((min(TEXTS_PER_BATCH, count - start), 1), tokenizer.bos_token_id)
+        for batch in range(
+            -(-count // TEXTS_PER_BATCH)
+        ):  # always full ones, so that n changes no text
+            torch.manual_seed(int(np.random.SeedSequence((seed, batch)).generate_state(1)[0]))
             written = model.generate(
                 prompt,
                 attention_mask=torch.ones_like(prompt),
@@ -151,7 +155,7 @@ def write_autoregressive(
                 ),
             )
             texts += decode_ids(tokenizer, written.tolist())
-    return texts
+    return texts[:count]
 
 
 def _batches(
@@ -166,21 +170,21 @@ def _batches(
         epoch += 1
 
 
-def _save(config, out: Path, model, optimizer, step: int) -> None:
+def _save(settings: dict, out: Path, model, optimizer, step: int) -> None:
     with replaced_folder(checkpoint_folder(out, step)) as temporary:
         model.save_pretrained(temporary)
-        state = {"step": step, "config": dataclasses.asdict(config)}
+        state = {"step": step, "config": settings}
         save_training_state(temporary, optimizer, state)
     drop_old_checkpoints(out)
 
 
-def _resume(config, out: Path, model, optimizer, say) -> int:
+def _resume(settings: dict, out: Path, model, optimizer, say) -> int:
     state: dict = {"step": 0}
 
     def load(folder: Path) -> None:
         nonlocal state
         state = load_training_state(folder, optimizer)
-        check_same_settings(dataclasses.asdict(config), state["config"], MAY_CHANGE, out)
+        check_same_settings(settings, state["config"], MAY_CHANGE, out)
         model.load_state_dict(load_tensors(folder / "model.safetensors"), strict=False)
 
     folder = load_newest_checkpoint(out, load, say)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from bartleby.autoencoder import Latents
+from bartleby.autoencoder import DecodeSettings, Latents
 from bartleby.autoregressive import (
     AutoregressiveConfig,
     train_autoregressive,
     write_autoregressive,
 )
-from bartleby.checkpoints import read_json, write_json
+from bartleby.checkpoints import digest_of, read_json, write_json
 from bartleby.console import progress_bar
 from bartleby.errors import UserError
 from bartleby.evaluation.generation import Evaluator, TextScores
@@ -24,11 +25,15 @@ from bartleby.objective import sample_noise
 from bartleby.pipeline import TextDiffusionPipeline
 from bartleby.sampling import SamplerSettings
 
-Scores = dict[str, tuple[TextScores, TextScores]]  # row -> mean, standard deviation
+Scores = dict[str, tuple[TextScores, TextScores | None]]  # row -> mean, standard deviation
 
 
 def control_texts(
-    pipeline: TextDiffusionPipeline, human: list[str], *, seed: int
+    pipeline: TextDiffusionPipeline,
+    human: list[str],
+    *,
+    seed: int,
+    say: Callable[[str], None] = say,
 ) -> dict[str, list[str]]:
     """Texts that tell what is due to the decoder, the latents and the words alone. Row -> as many as `human`.
 
@@ -37,7 +42,7 @@ def control_texts(
     length and nothing else.  shuffled words: human words without order.
     """
     autoencoder = pipeline.autoencoder
-    latents = autoencoder.encode(human, say=lambda message: None)
+    latents = autoencoder.encode(human, say=say)
     seeds = [(seed, index) for index in range(len(human))]
     noise = sample_noise(latents.mask, autoencoder.channels, seeds=seeds)
     rng = np.random.default_rng(seed)
@@ -64,32 +69,46 @@ def run_benchmark(
 ) -> Scores:
     """Scores of human text, the generator under each of `settings`, the controls and the autoregressive model.
 
-    Every set has as many texts as `human`. Texts are written to `out`, a file a row and seed; those of an
-    earlier call under the same settings are read instead of written again.
+    Every set has as many texts as `human`. Texts are written to `out`, a file a row and seed; those that
+    the same networks wrote in an earlier call are read instead of written again, and that is said.
     """
+    if autoregressive and evaluator.training is None:
+        raise UserError("the autoregressive row needs the texts to train on")
     out.mkdir(parents=True, exist_ok=True)
-    count = len(human)
+    count, origin = len(human), digest_of(pipeline.bart, pipeline.denoiser)
     rows: dict[str, list[list[str]]] = {"human": [human]}
     for one in settings:
         rows[name_of(one)] = [
             _kept(
                 out / f"{name_of(one).replace(' ', '-')}-seed{seed}.json",
+                f"{origin} {count} {one} {pipeline.config.length_counts}",
                 lambda one=one, seed=seed: pipeline(count, settings=one, seed=seed).texts,
+                say,
             )
             for seed in seeds
         ]
-    rows |= {name: [texts] for name, texts in control_texts(pipeline, human, seed=0).items()}
+    controls = control_texts(pipeline, human, seed=0, say=say)
+    rows |= {name: [texts] for name, texts in controls.items()}
     if autoregressive:
         model = _trained(autoregressive, pipeline, evaluator, out / "autoregressive", say)
         rows["autoregressive"] = [
             write_autoregressive(model, pipeline.tokenizer, count, seed=seed) for seed in seeds
         ]
+    for name in [name for name in rows if len(rows[name]) == 1]:
+        write_json(out / f"{name.replace(' ', '-')}.json", {"texts": rows[name][0]})
     scores = {}
     with progress_bar("score", total=len(rows)) as bar:
         for name, sets in rows.items():
             scores[name] = evaluator.score_repeats(sets)
             bar.advance(bar.task_ids[0])
-    write_json(out / "scores.json", _plain(scores))
+    judged = {
+        "judge": evaluator.judge and evaluator.judge.name,
+        "embedder": evaluator.embedder and evaluator.embedder.name,
+        "decoding": str(DecodeSettings()),
+        "networks": origin,
+        "seeds": seeds,
+    }
+    write_json(out / "scores.json", {"judged": judged, "rows": _plain(scores)})
     return scores
 
 
@@ -103,17 +122,18 @@ def name_of(settings: SamplerSettings) -> str:
     return " ".join(parts)
 
 
-def _kept(path: Path, write: Callable[[], list[str]]) -> list[str]:
-    if path.exists():
+def _kept(path: Path, origin: str, write: Callable[[], list[str]], say) -> list[str]:
+    """The texts in `path` if they are of this origin, else new ones, kept there."""
+    origin = hashlib.sha256(origin.encode()).hexdigest()[:20]
+    if path.exists() and read_json(path).get("origin") == origin:
+        say(f"texts written before are used: {path}")
         return read_json(path)["texts"]
     texts = write()
-    write_json(path, {"texts": texts})
+    write_json(path, {"origin": origin, "texts": texts})
     return texts
 
 
 def _trained(config, pipeline, evaluator, out: Path, say):
-    if evaluator.training is None:
-        raise UserError("the autoregressive row needs --train, the texts to train on")
     states = train_autoregressive(config, pipeline.tokenizer, evaluator.training, out, say=say)
     with progress_bar("autoregressive", total=config.steps) as bar:
         for step, loss, trained in states:
@@ -125,6 +145,9 @@ def _trained(config, pipeline, evaluator, out: Path, say):
 
 def _plain(scores: Scores) -> dict:
     return {
-        name: {"mean": dataclasses.asdict(mean), "deviation": dataclasses.asdict(deviation)}
+        name: {
+            "mean": dataclasses.asdict(mean),
+            "deviation": deviation and dataclasses.asdict(deviation),
+        }
         for name, (mean, deviation) in scores.items()
     }

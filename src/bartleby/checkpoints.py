@@ -6,6 +6,7 @@ state. A folder of that name is complete, since it only gets its name once every
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -147,6 +148,32 @@ def check_same_settings(wanted: dict, saved: dict, may_change: set[str], run: Pa
                 f"'{run}' was trained with {key} = {saved.get(key)}, not {value}; "
                 "use another --out or the same settings"
             )
+
+
+@torch.no_grad()
+def realigned(network: torch.nn.Module) -> torch.nn.Module:
+    """The network with its weights in memory of their own.
+
+    Weights that are mapped from a file lie where its header ends, and sums over unaligned memory are made
+    in another order: the same weights in two files would give results that differ in the last digits.
+    """
+    for weight in [*network.parameters(), *network.buffers()]:
+        weight.data = weight.data.clone()
+    return network
+
+
+def digest_of(*parts: torch.nn.Module | list[str]) -> str:
+    """A name for networks and texts that changes with any weight or character of them."""
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, torch.nn.Module):
+            for name, weight in part.state_dict().items():
+                digest.update(name.encode())
+                digest.update(weight.detach().cpu().contiguous().numpy().tobytes())
+        else:
+            for text in part:
+                digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
+    return digest.hexdigest()[:20]
 
 
 def drop_old_checkpoints(run: Path) -> None:

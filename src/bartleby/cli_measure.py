@@ -41,13 +41,13 @@ def evaluate(
     Example: bartleby evaluate mine.txt --reference valid.txt --judge gpt2-large
     """
     from bartleby.console import say, track
-    from bartleby.corpus import read_texts
+    from bartleby.corpus import read_rows, read_texts
     from bartleby.evaluation.generation import Evaluator, comparable_sets
     from bartleby.evaluation.judges import load_embedder, load_language_model
     from bartleby.reports import evaluation_report
 
     sets, human, held = comparable_sets(
-        [read_lines(path, column) for path in samples],
+        [read_rows(path, column=column) for path in samples],
         read_texts(reference, column=column),
         limit=limit,
         say=say,
@@ -117,6 +117,7 @@ def benchmark(
     from bartleby.benchmark import run_benchmark
     from bartleby.console import say
     from bartleby.corpus import read_texts
+    from bartleby.errors import UserError
     from bartleby.evaluation.generation import Evaluator, comparable_sets
     from bartleby.evaluation.judges import load_embedder, load_language_model
     from bartleby.pipeline import load_pipeline
@@ -129,6 +130,8 @@ def benchmark(
             sampler or ["ddpm"], steps or [20], temperature or [1.0], handover or [0.0]
         )
     ]
+    if autoregressive and not train:
+        raise UserError("the autoregressive row needs --train, the texts to train on")
     texts = read_texts(reference, column=column)
     _, human, held = comparable_sets([], texts, limit=number, say=say)
     evaluator = Evaluator(
@@ -156,7 +159,7 @@ def benchmark(
         autoregressive=yardstick,
         say=say,
     )
-    benchmark_report(scores, as_json=json)
+    benchmark_report(scores, judge=judge, embedder=embedder, as_json=json)
     say(f"texts and scores saved: {out}")
 
 
@@ -213,21 +216,6 @@ def fit_schedule(
 
         plot_schedule(fitted, plot, model=model or "nano")
         say(f"plot saved: {plot}")
-
-
-def read_lines(path: Path, column: str) -> list[str]:
-    """Texts of a file of samples; in .txt files a blank line is an empty sample and counts."""
-    from bartleby.corpus import decode_utf8, read_texts
-    from bartleby.errors import UserError
-
-    if path.suffix != ".txt":
-        return read_texts(path, column=column)
-    if not path.is_file():
-        raise UserError(f"no file at '{path}'")
-    texts = decode_utf8(path.read_bytes(), name=f"'{path}'").removesuffix("\n").split("\n")
-    if not any(text.strip() for text in texts):
-        raise UserError(f"'{path}' holds no text")
-    return [text.strip() for text in texts]
 
 
 def register(app: typer.Typer) -> None:

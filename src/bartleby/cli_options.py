@@ -25,7 +25,7 @@ class Commands(TyperGroup):
             message = (
                 str(error)
                 if isinstance(error, UserError)
-                else f"{error.strerror}: {error.filename or 'output'}"
+                else f"{error.strerror or error}: {error.filename or 'output'}"
             )
             typer.echo("error: " + " ".join(message.split()), err=True)
             raise typer.Exit(1) from None

@@ -81,6 +81,7 @@ def generate(
     pipeline = load_pipeline(model, bart=bart, device=device)
     decoding = _announce(pipeline, settings, beams, seed)
     callback = _watcher(pipeline, settings.steps) if watch else None
+    empty = 0
     with progress_bar("generate", total=number) as bar:
         for first in range(0, number, CHUNK):
             written = pipeline(
@@ -94,10 +95,12 @@ def generate(
                 callback=callback,
             )
             for index, text in enumerate(written.texts):
-                tokens = written.lengths[index] - 2
-                _print(text, json, {"index": first + index, "text": text, "tokens": tokens})
+                length = written.lengths[index] - 2  # of the latents; the decoder may stop earlier
+                _print(text, json, {"index": first + index, "text": text, "length": length})
+            empty += sum(not text.strip() for text in written.texts)
             bar.advance(bar.task_ids[0], len(written.texts))
             callback = None
+    _say_empty(empty, number)
 
 
 def edit(
@@ -136,6 +139,7 @@ def edit(
     written = pipeline.edit(texts, strength, settings=settings, seed=seed, decoding=decoding)
     for source, edited in zip(texts, written.texts, strict=True):
         _print(edited, json, {"text": source, "edited": edited, "strength": strength})
+    _say_empty(sum(not edited.strip() for edited in written.texts), len(texts))
 
 
 def infill(
@@ -170,6 +174,7 @@ def infill(
     )
     for filled in written.texts:
         _print(filled, json, {"text": text, "filled": filled})
+    _say_empty(sum(not filled.strip() for filled in written.texts), number)
 
 
 def interpolate(
@@ -242,6 +247,13 @@ def _print(text: str, as_json: bool, row: dict) -> None:
         print_json(row)
     else:
         print(text.replace("\n", " "))  # one a line
+
+
+def _say_empty(empty: int, number: int) -> None:
+    from bartleby.console import say
+
+    if empty:
+        say(f"{empty:,} of {number:,} texts are empty")
 
 
 def _watcher(pipeline, steps: int):

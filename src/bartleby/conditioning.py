@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-MEAN_GAP = 3.0  # tokens, as BART's own infilling (Lewis et al. 2019)
+MEAN_GAP = 4.0  # tokens, 1 + Poisson(3): BART's own spans (Lewis et al. 2019) are Poisson(3), but may be empty
 PREFIXES = 0.5  # of the conditioned passages are continued, the others filled in
 
 
@@ -26,7 +26,7 @@ def given_positions(length: int, share: float, *, seed: tuple[int, ...]) -> np.n
         return given
     given[:] = True
     for _ in range(rng.integers(1, 3)):
-        size = min(1 + rng.poisson(MEAN_GAP), length - 2)
+        size = min(1 + rng.poisson(MEAN_GAP - 1), length - 2)
         start = rng.integers(1, length - size)
         given[start : start + size] = False
     return given

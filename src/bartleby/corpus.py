@@ -80,6 +80,11 @@ def read_texts(path: str | Path, *, column: str = "text") -> list[str]:
     Any other suffix is read as lines. Raises UserError for a file that is missing, binary, damaged,
     not UTF-8 or without any text.
     """
+    return [text for text in read_rows(path, column=column) if text]
+
+
+def read_rows(path: str | Path, *, column: str = "text") -> list[str]:
+    """Like `read_texts`, but blank lines and rows stay, as empty texts: a generator may have written them."""
     path = Path(path)
     text = _read_utf8(path)
     suffix = _inner_suffix(path)
@@ -88,9 +93,9 @@ def read_texts(path: str | Path, *, column: str = "text") -> list[str]:
     elif suffix == ".csv":
         rows = _csv_rows(text, path, column)
     else:
-        rows = text.split("\n")
-    texts = [row.strip() for row in rows if row.strip()]
-    if not texts:
+        rows = text.removesuffix("\n").split("\n")
+    texts = [row.strip() for row in rows]
+    if not any(texts):
         raise UserError(f"'{path}' holds no text")
     return texts
 

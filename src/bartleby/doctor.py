@@ -135,10 +135,8 @@ def _timestep(setup: Setup, denoiser: ModelMixin, latents: Latents) -> Finding:
     """The network's output on one input at an early and a late timestep."""
     steps = setup.scheduler.config.num_train_timesteps
     xt, _ = noised(setup.scheduler, latents, steps // 2, seed=0)
-    outputs = [
-        denoiser(xt, torch.full((len(xt),), timestep), latents.mask).sample
-        for timestep in (steps // 10, steps * 9 // 10)
-    ]
+    xt, mask = xt.to(denoiser.device), latents.mask.to(denoiser.device)
+    outputs = [denoiser(xt, timestep, mask).sample for timestep in (steps // 10, steps * 9 // 10)]
     change = float((outputs[0] - outputs[1]).norm() / outputs[0].norm().clamp_min(1e-12))
     problem = change < SAME_OUTPUT
     text = f"the output changes by {change:.1%} between an early and a late timestep"

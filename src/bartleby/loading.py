@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, BartForConditionalGeneration, GenerationConfig
 
 from bartleby.autoencoder import Autoencoder, read_statistics
+from bartleby.checkpoints import realigned
 from bartleby.errors import UserError
 from bartleby.precision import network_dtype
 
@@ -56,7 +57,7 @@ def load_autoencoder(
     bart.generation_config = GenerationConfig()
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return Autoencoder(
-        bart=bart.eval().to(device),
+        bart=realigned(bart).eval().to(device),
         tokenizer=tokenizer,
         window=_window(window, config.max_position_embeddings, tokenizer.model_max_length),
         name=name,

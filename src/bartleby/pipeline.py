@@ -6,7 +6,7 @@ normalise the latents and the lengths of the training texts are part of its conf
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,14 +25,14 @@ from bartleby.autoencoder import (
     LatentStatistics,
 )
 from bartleby.batching import cut_by_tokens
-from bartleby.checkpoints import read_json
-from bartleby.conditioning import given_prefix, given_words
+from bartleby.checkpoints import read_json, realigned
+from bartleby.conditioning import MEAN_GAP, given_prefix, given_words
 from bartleby.denoisers import TokenTransformer, load_denoiser
 from bartleby.errors import UserError
 from bartleby.latent_data import LENGTHS_FILE
-from bartleby.loading import check_weights, load_autoencoder, model_folder
+from bartleby.loading import BUNDLED, check_weights, load_autoencoder, model_folder
 from bartleby.messages import say
-from bartleby.precision import network_dtype
+from bartleby.precision import check_device, network_dtype
 from bartleby.sampling import (
     SamplerSettings,
     SamplingStep,
@@ -111,7 +111,7 @@ class TextDiffusionPipeline(DiffusionPipeline):
 
     @classmethod
     def from_pretrained(cls, model: str | Path, **options: Any) -> TextDiffusionPipeline:
-        """A pipeline saved by `save_pretrained`: a folder or a hub name; float32 unless `dtype` says otherwise.
+        """A pipeline saved by `save_pretrained`: a folder or a hub name. Weights are float32, from safetensors.
 
         Raises UserError that names a part which is missing, damaged or does not fit.
         """
@@ -122,10 +122,15 @@ class TextDiffusionPipeline(DiffusionPipeline):
         for weights in (folder / "bart", folder / "denoiser"):
             check_weights(weights)
         try:
-            return super().from_pretrained(folder, **{"dtype": torch.float32, **options})
+            pipeline = super().from_pretrained(
+                folder, **options, dtype=torch.float32, use_safetensors=True
+            )
         except (OSError, ValueError, RuntimeError, TypeError, KeyError, AttributeError) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise UserError(f"the pipeline in '{folder}' cannot be loaded: {reason}") from None
+        for network in (pipeline.bart, pipeline.denoiser):
+            realigned(network)
+        return pipeline
 
     @classmethod
     def from_run(
@@ -136,10 +141,14 @@ class TextDiffusionPipeline(DiffusionPipeline):
         model: that BART's folder or name, where it is no longer where the run found it.
         """
         run = Path(run)
-        for part in ("denoiser", "scheduler"):
-            if not (run / part).is_dir():
+        for part in ("denoiser", "scheduler", "training.json", LENGTHS_FILE):
+            if not (run / part).exists():
                 raise UserError(f"'{run}' is no finished run: {part} is missing")
-        trained = read_json(run / "training.json")["config"]["autoencoder"]
+        try:
+            trained = read_json(run / "training.json")["config"]["autoencoder"]
+            counts = read_json(run / LENGTHS_FILE)["passages_of_length"]
+        except KeyError as error:
+            raise UserError(f"'{run}' is no run of bartleby train: {error} is missing") from None
         autoencoder = load_autoencoder(
             model or trained["model"], window=trained["window"] or None, device=device
         )
@@ -152,7 +161,7 @@ class TextDiffusionPipeline(DiffusionPipeline):
             DDPMScheduler.from_pretrained(run / "scheduler"),
             window=autoencoder.window,
             latent_statistics=read_json(statistics) if statistics.exists() else None,
-            length_counts=read_json(run / LENGTHS_FILE)["passages_of_length"],
+            length_counts=counts,
         )
 
     @property
@@ -215,6 +224,8 @@ class TextDiffusionPipeline(DiffusionPipeline):
         """
         if not 0 <= strength <= 1:
             raise UserError(f"strength is {strength}; it must be between 0 and 1")
+        if not texts:
+            raise UserError("there are no texts to edit")
         latents = self.autoencoder.encode(texts, say=say)
         drafts = [
             Draft((seed, index, NOISE), int(mask.sum()), None, values[:, mask])
@@ -236,7 +247,7 @@ class TextDiffusionPipeline(DiffusionPipeline):
     ) -> TextDiffusionOutput:
         """`text` with each <mask> filled in, `num_texts` times; the given words are kept.
 
-        gap: tokens for each <mask>; by default drawn as in BART's infilling, 1 + Poisson(2).
+        gap: tokens for each <mask>; by default drawn as in training, 1 + Poisson(3).
         """
         pieces = text.split("<mask>")
         if len(pieces) < 2:
@@ -245,11 +256,13 @@ class TextDiffusionPipeline(DiffusionPipeline):
             )
         if gap is not None and gap < 1:
             raise UserError(f"gap is {gap}; it must be at least 1 token")
-        ids = [self._piece_ids(piece, last=piece is pieces[-1]) for piece in pieces]
+        # The space before a gap belongs to the first token of what fills it.
+        ids = [self._piece_ids(piece.rstrip(" ")) for piece in pieces[:-1]]
+        ids.append(self._piece_ids(pieces[-1]))
         drafts = []
         for index in range(num_texts):
             rng = np.random.default_rng((seed, index, LENGTH))
-            gaps = [gap or 1 + int(rng.poisson(2.0)) for _ in pieces[1:]]
+            gaps = [gap or 1 + int(rng.poisson(MEAN_GAP - 1)) for _ in pieces[1:]]
             known = given_words(ids, gaps, self.tokenizer.bos_token_id, self.tokenizer.eos_token_id)
             if len(known) > self.config.window:
                 raise UserError(
@@ -305,13 +318,25 @@ class TextDiffusionPipeline(DiffusionPipeline):
         lengths = np.array([draft.length for draft in drafts])
         texts = [""] * len(drafts)
         autoencoder = self.autoencoder
-        for indices in cut_by_tokens(np.argsort(lengths, kind="stable"), lengths, TOKENS_PER_BATCH):
+        for indices in self._batches(lengths):
             batch = [drafts[index] for index in indices]
             latents, known = self._denoise(batch, settings, strength, indices.tolist(), callback)
             written = autoencoder.decode(latents, decoding, known=known)
             for index, text in zip(indices, written, strict=True):
                 texts[index] = text
         return TextDiffusionOutput(texts=texts, lengths=lengths.tolist())
+
+    def _batches(self, lengths: np.ndarray) -> Iterator[np.ndarray]:
+        """Drafts of similar length together; of equal padded length for a UNet, which sees its padding."""
+        multiple = self.denoiser.length_multiple
+        order = np.argsort(lengths, kind="stable")
+        if multiple == 1:
+            yield from cut_by_tokens(order, lengths, TOKENS_PER_BATCH)
+            return
+        padded = -(-lengths // multiple)
+        for size in np.unique(padded):
+            same = order[padded[order] == size]
+            yield from cut_by_tokens(same, lengths, TOKENS_PER_BATCH)
 
     def _denoise(self, drafts, settings, strength, indices, callback):
         """(latents, known [B, L] or None) of one batch."""
@@ -352,23 +377,26 @@ class TextDiffusionPipeline(DiffusionPipeline):
     def _length(self, seed: tuple[int, ...], wanted: int | None, *, least: int) -> int:
         """Tokens of a text, <s> and </s> included: as wanted, or drawn from the training texts that are long enough."""
         window = self.config.window
+        if least > window:
+            raise UserError(
+                f"the prompt has {least - 3} tokens; this model writes at most {window - 2}, so at most "
+                f"{window - 3} can be given"
+            )
         if wanted is not None:
             if not least <= wanted + 2 <= window:
                 raise UserError(
                     f"length is {wanted} tokens; with this prompt and window it must be {least - 2} to {window - 2}"
                 )
             return wanted + 2
-        if least > window:
-            raise UserError(
-                f"the prompt has {least - 3} tokens; this model writes at most {window - 2}, so at most "
-                f"{window - 3} can be given"
-            )
         counts = np.zeros(window + 1)
         saved = np.array(self.config.length_counts or [], dtype=float)[: window + 1]
         counts[: len(saved)] = saved
         counts[:least] = 0
-        if counts.sum() == 0:  # no training text is that long
+        if counts.sum() == 0:
             counts[least : min(window, least + 8) + 1] = 1
+            say(
+                f"no training text has {least} tokens or more, so a length up to {least + 8} is drawn"
+            )
         rng = np.random.default_rng((*seed, LENGTH))
         return int(rng.choice(len(counts), p=counts / counts.sum()))
 
@@ -380,9 +408,8 @@ class TextDiffusionPipeline(DiffusionPipeline):
             :-1
         ]
 
-    def _piece_ids(self, piece: str, *, last: bool) -> list[int]:
-        text = piece if last else piece.rstrip(" ")
-        return self.tokenizer(text, split_special_tokens=True)["input_ids"][1:-1] if text else []
+    def _piece_ids(self, piece: str) -> list[int]:
+        return self.tokenizer(piece, split_special_tokens=True)["input_ids"][1:-1] if piece else []
 
     def _stretched(self, values: torch.Tensor, length: int) -> torch.Tensor:
         """Latents [C, n] at `length` positions: the nearest ones, first and last staying first and last."""
@@ -394,7 +421,8 @@ class TextDiffusionPipeline(DiffusionPipeline):
         means = getattr(posterior, "position_means", None)
         if means is None:
             return stretched
-        return stretched + (means[:length] - means[sources]).T  # what a latent says of its place
+        shift = (means[:length] - means[sources]).T  # what a latent says of its place
+        return stretched + shift.to(stretched.device)
 
 
 def load_pipeline(
@@ -407,8 +435,9 @@ def load_pipeline(
 
     bart: for a run, another BART than it was trained on, say one with a repaired decoder.
     """
-    model = model_folder(None) / GENERATOR if model is None else model
-    if (Path(model) / "training.json").exists():
+    model = model_folder(None) / GENERATOR if model in (None, BUNDLED) else model
+    check_device(device)
+    if any((Path(model) / name).exists() for name in ("training.json", "checkpoints")):
         return TextDiffusionPipeline.from_run(model, model=bart, device=device)
     if bart is not None:
         raise UserError(f"'{model}' is no run of bartleby train, so it has its own BART")

@@ -6,6 +6,18 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
+from bartleby.errors import UserError
+
+
+def check_device(device: str | None) -> None:
+    """UserError for a device that torch does not know or this machine does not have; None is always fine."""
+    try:
+        kind = torch.device(device or "cpu").type
+    except RuntimeError:
+        raise UserError(f"device is '{device}'; say cpu or cuda") from None
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise UserError("device is cuda, but this machine has no CUDA device; use --device cpu")
+
 
 def network_dtype(device: torch.device | str = "cpu") -> torch.dtype:
     """bfloat16 where the device multiplies it natively, else float32.

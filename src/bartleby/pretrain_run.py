@@ -16,7 +16,7 @@ from bartleby.corpus import load_corpus, merge
 from bartleby.errors import UserError
 from bartleby.evaluation.infilling import measure_infilling
 from bartleby.evaluation.reconstruction import reconstruct, summarise
-from bartleby.precision import network_dtype
+from bartleby.precision import check_device, network_dtype
 from bartleby.pretrain import PRESETS, PretrainConfig, Progress, pretrain
 from bartleby.tokenization import passages
 
@@ -46,8 +46,7 @@ def run_pretraining(
     as_json: bool = False,
 ) -> None:
     """Trains, validates as it goes, and leaves an ordinary Hugging Face folder in `out/model`."""
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError("device is cuda, but this machine has no CUDA device; use --device cpu")
+    check_device(device)
     _prepare(out)
     corpus = merge(load_corpus(source, column=column) for source in data)
     for note in corpus.notes:

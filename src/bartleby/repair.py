@@ -28,6 +28,7 @@ from bartleby.batching import plan_epoch
 from bartleby.checkpoints import (
     check_same_settings,
     checkpoint_folder,
+    digest_of,
     drop_old_checkpoints,
     load_newest_checkpoint,
     load_tensors,
@@ -44,7 +45,7 @@ from bartleby.precision import autocast
 from bartleby.pretrain import token_sequences
 from bartleby.train_run import Setup
 
-KIND, READ, COPY, TIMES, NOISE, COINS = range(6)  # what randomness is for
+KIND, READ, COPY, CORRUPTION, TIMES, NOISE, COINS = range(7)  # what randomness is for
 IGNORED = -100
 MAY_CHANGE = {"steps", "decay_share", "checkpoint_minutes"}  # when a run is resumed
 
@@ -104,7 +105,8 @@ def repair(
     optimizer = torch.optim.AdamW(
         trained, lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True
     )
-    step = _resume(config, out, bart, optimizer, say)
+    settings = {**dataclasses.asdict(config), "origin": digest_of(bart, denoiser, copies)}
+    step = _resume(settings, out, bart, optimizer, say)
     if step >= config.steps:
         yield RepairProgress(step, None, "", bart)
         return
@@ -128,7 +130,7 @@ def repair(
         with autocast(bart.device, setup.autoencoder.dtype):
             if kinds[index] == "copy":
                 chosen = [sequences[row] for row in next(copied)]
-                batch = corrupted.make(chosen, seed=(config.seed, COPY, index))
+                batch = corrupted.make(chosen, seed=(config.seed, CORRUPTION, index))
                 loss = denoising_loss(bart, batch.to(bart.device))
             else:
                 rows = next(reads)
@@ -146,7 +148,7 @@ def repair(
             index + 1 == config.steps
             or time.monotonic() - saved_at > 60 * config.checkpoint_minutes
         ):
-            _save(config, out, bart, optimizer, index + 1)
+            _save(settings, out, bart, optimizer, index + 1)
             saved_at = time.monotonic()
         yield RepairProgress(index + 1, nats, kinds[index], bart)
 
@@ -193,10 +195,11 @@ def reading_loss(
         labels[row, : len(ids)] = torch.tensor(ids)
         inputs[row, : len(ids)] = torch.tensor([bart.config.decoder_start_token_id, *ids[:-1]])
     labels, inputs = labels.to(bart.device), inputs.to(bart.device)
+    latents = estimates.values.transpose(1, 2).to(bart.device)
     hidden = bart.model(
         decoder_input_ids=inputs,
-        encoder_outputs=BaseModelOutput(last_hidden_state=estimates.values.transpose(1, 2)),
-        attention_mask=estimates.mask.long(),
+        encoder_outputs=BaseModelOutput(last_hidden_state=latents),
+        attention_mask=estimates.mask.long().to(bart.device),
         use_cache=False,
     ).last_hidden_state
     real = labels != IGNORED
@@ -206,8 +209,8 @@ def reading_loss(
 
 def _only_decoder_layers(bart: BartForConditionalGeneration) -> list[torch.nn.Parameter]:
     """Lets only the decoder's layers learn: its token embeddings are the encoder's as well."""
+    # No dropout, which would draw from a generator that no checkpoint holds.
     bart.eval().requires_grad_(False)
-    bart.model.decoder.train()
     parts = [*bart.model.decoder.layers, bart.model.decoder.layernorm_embedding]
     for part in parts:
         part.requires_grad_(True)
@@ -231,22 +234,22 @@ def _batches(
         epoch += 1
 
 
-def _save(config: RepairConfig, out: Path, bart, optimizer, step: int) -> None:
+def _save(settings: dict, out: Path, bart, optimizer, step: int) -> None:
     with replaced_folder(checkpoint_folder(out, step)) as temporary:
         bart.save_pretrained(temporary)
-        state = {"step": step, "config": dataclasses.asdict(config)}
+        state = {"step": step, "config": settings}
         save_training_state(temporary, optimizer, state)
     drop_old_checkpoints(out)
 
 
-def _resume(config: RepairConfig, out: Path, bart, optimizer, say) -> int:
+def _resume(settings: dict, out: Path, bart, optimizer, say) -> int:
     """The step of the newest usable checkpoint, its weights loaded; 0 if there is none."""
     state: dict = {"step": 0}
 
     def load(folder: Path) -> None:
         nonlocal state
         state = load_training_state(folder, optimizer)
-        check_same_settings(dataclasses.asdict(config), state["config"], MAY_CHANGE, out)
+        check_same_settings(settings, state["config"], MAY_CHANGE, out)
         bart.load_state_dict(load_tensors(folder / "model.safetensors"), strict=False)
 
     folder = load_newest_checkpoint(out, load, say)

@@ -40,11 +40,13 @@ def run_repair(
     data: texts for the steps that read clean latents, as in pretraining; without any, the run's own.
     """
     setup, denoiser = open_run(run, say=say)
-    corpus = merge(
-        load_corpus(source, column=column) for source in data or [setup.config.data.source]
-    )
+    own = setup.config.data
+    sources = [(source, column) for source in data] or [(own.source, own.column)]
+    corpus = merge(load_corpus(source, column=field) for source, field in sources)
     for note in corpus.notes:
         say(note)
+    texts = corpus.split("train")
+    texts = texts[: own.limit] if own.limit and not data else texts
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -56,7 +58,7 @@ def run_repair(
     )
     with progress_bar("repair", total=config.steps) as bar:
         log, started = None, time.monotonic()
-        for progress in repair(config, setup, denoiser, corpus.split("train"), out, say=say):
+        for progress in repair(config, setup, denoiser, texts, out, say=say):
             if progress.loss is None:
                 break
             log = log or RunLog(out, step=progress.step - 1)
@@ -78,7 +80,7 @@ def run_repair(
         "config": dataclasses.asdict(config),
         "nats_before": before,
         "nats_after": after,
-        "data": [Path(source).name for source in data],
+        "data": [Path(source).name for source, _ in sources],
     }
     _finish(setup, out, store, record)
     if as_json:

@@ -212,7 +212,7 @@ SCORES = {  # field of TextScores -> what it is called, how it is printed
 
 
 def evaluation_report(
-    rows: dict[str, tuple[TextScores, TextScores]],
+    rows: dict[str, tuple[TextScores, TextScores | None]],
     *,
     judge: str | None,
     embedder: str | None,
@@ -225,7 +225,7 @@ def evaluation_report(
                 {
                     "set": name,
                     **dataclasses.asdict(scores),
-                    "deviations": dataclasses.asdict(deviations),
+                    "deviations": deviations and dataclasses.asdict(deviations),
                     "judge": judge,
                     "embedder": embedder,
                 }
@@ -235,19 +235,26 @@ def evaluation_report(
     for field, (title, form) in SCORES.items():
         cells = []
         for scores, deviations in rows.values():
-            value, deviation = getattr(scores, field), getattr(deviations, field)
-            cells.append(
-                "-" if value is None else f"{form.format(value)} ± {form.format(deviation)}"
-            )
+            value = getattr(scores, field)
+            cell = "-" if value is None else form.format(value)
+            if deviations and value is not None:
+                cell += f" ± {form.format(getattr(deviations, field))}"
+            cells.append(cell)
         print(f"{title:<30}" + "".join(f"{cell:>22}" for cell in cells))
 
 
-def benchmark_report(scores: dict[str, tuple[TextScores, TextScores]], *, as_json: bool) -> None:
-    """A line a row of the benchmark. JSON: an object a row."""
+def benchmark_report(
+    scores: dict[str, tuple[TextScores, TextScores | None]],
+    *,
+    judge: str | None,
+    embedder: str | None,
+    as_json: bool,
+) -> None:
+    """A line a row of the benchmark, ± over seeds. JSON: an object a row."""
     if as_json:
         for name, (mean, deviation) in scores.items():
-            row = {"row": name, **dataclasses.asdict(mean)}
-            print_json({**row, "deviations": dataclasses.asdict(deviation)})
+            row = {"row": name, **dataclasses.asdict(mean), "judge": judge, "embedder": embedder}
+            print_json({**row, "deviations": deviation and dataclasses.asdict(deviation)})
         return
     columns = {
         "perplexity": ("perplexity", "{:.1f}", 14),
@@ -264,10 +271,12 @@ def benchmark_report(scores: dict[str, tuple[TextScores, TextScores]], *, as_jso
         for field, (_, form, width) in columns.items():
             value = getattr(mean, field)
             cell = "-" if value is None else form.format(value)
-            if field == "perplexity" and value is not None:
-                cell += f" ±{getattr(deviation, field):.1f}"
+            if field == "perplexity" and value is not None and deviation:
+                cell += f" ±{deviation.perplexity:.1f}"
             cells.append(f"{cell:>{width}}")
         print(f"{name:<18}" + "".join(cells))
+    print(f"perplexity under {Path(judge).name if judge else 'no model'}; ", end="")
+    print(f"MAUVE on {Path(embedder).name if embedder else 'no model'}; ± over seeds")
 
 
 def schedule_report(fitted: FittedSchedule, *, as_json: bool) -> None:

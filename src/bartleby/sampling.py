@@ -90,11 +90,7 @@ def sample_latents(
     start: [B, C, L], noise, or with strength < 1 latents at the first of `timesteps_of`.  seeds: one a
     text.  known: [B, L], ids of tokens that are given, -1 elsewhere, for a denoiser that takes them.
     """
-    if known is not None and not isinstance(denoiser, TokenTransformer):
-        raise UserError(
-            f"{type(denoiser).__name__} cannot be given part of a text; train a token-transformer with "
-            "objective.conditioned above 0"
-        )
+    _check_options(denoiser, settings, known)
     stepper = sampler(settings.sampler, noise_scheduler)
     timesteps = timesteps_of(noise_scheduler, settings, strength)
     stepper.set_timesteps(settings.steps, device=start.device)
@@ -110,11 +106,30 @@ def sample_latents(
         x0 = predicted_x0(noise_scheduler, prediction, xt, batch)
         noise = None
         if SAMPLERS[settings.sampler].draws_noise:
-            step_seeds = [(*seed, STEP, index) for seed in seeds]
+            step_seeds = [(*seed, STEP, timestep) for seed in seeds]
             noise = sample_noise(mask.cpu(), channels, seeds=step_seeds).to(xt.device)
         xt = stepper.step(prediction, timestep, xt, **options_of(noise)).prev_sample
         previous = x0
         yield SamplingStep(index, len(timesteps), timestep, xt, x0, mask)
+
+
+def _check_options(denoiser, settings: SamplerSettings, known) -> None:
+    """UserError for options that this denoiser would ignore."""
+    kind = type(denoiser).__name__
+    predicts_tokens = isinstance(denoiser, TokenTransformer)
+    if known is not None and not predicts_tokens:
+        raise UserError(
+            f"{kind} cannot be given part of a text; train a token-transformer with "
+            "objective.conditioned above 0"
+        )
+    if known is None and settings.guidance != 1:
+        raise UserError(
+            f"guidance is {settings.guidance}, but nothing is given that could guide; give a prompt"
+        )
+    if settings.temperature != 1 and not predicts_tokens:
+        raise UserError(
+            f"temperature is {settings.temperature}, but {kind} predicts no tokens; leave it at 1"
+        )
 
 
 def timesteps_of(
@@ -124,11 +139,14 @@ def timesteps_of(
 
     At least one if strength > 0.
     """
+    most = noise_scheduler.config.num_train_timesteps
+    if settings.steps > most:
+        raise UserError(f"steps is {settings.steps}; this model has {most} timesteps")
     stepper = sampler(settings.sampler, noise_scheduler)
     stepper.set_timesteps(settings.steps)
     count = min(settings.steps, max(round(settings.steps * strength), int(strength > 0)))
     timesteps = [int(timestep) for timestep in stepper.timesteps[settings.steps - count :]]
-    last = settings.handover * noise_scheduler.config.num_train_timesteps
+    last = settings.handover * most
     return [timestep for timestep in timesteps if timestep >= last] or timesteps[:1]
 
 
@@ -142,7 +160,7 @@ def _predict(denoiser, xt, timesteps, mask, previous, known, settings) -> torch.
     output = denoiser(xt, timesteps, mask, known=known, **conditions)
     logits = output.logits
     if known is not None and settings.guidance != 1:
-        free = denoiser(xt, timesteps, mask, **conditions).logits
+        free = denoiser(xt, timesteps, mask).logits  # an earlier estimate would carry the condition
         open_places = (known < 0)[mask][:, None]
         guided = free + settings.guidance * (logits - free)
         logits = torch.where(open_places, guided, logits)

@@ -109,10 +109,9 @@ class Batch:
 
 def make_accelerator(device: str = "cpu") -> Accelerator:
     """accelerate for this device and every process that `accelerate launch` started; bf16 where it is fast."""
-    from bartleby.precision import network_dtype
+    from bartleby.precision import check_device, network_dtype
 
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError("device is cuda, but this machine has no CUDA device; use --device cpu")
+    check_device(device)
     fast = network_dtype(device) == torch.bfloat16
     return Accelerator(mixed_precision="bf16" if fast else "no", cpu=device == "cpu")
 
@@ -258,7 +257,9 @@ def denoising_loss(
     x0, mask, timesteps = batch.latents.values, batch.latents.mask, batch.timesteps
     xt = scheduler.add_noise(x0, batch.noise, timesteps)
     conditions = {}
-    if config.objective.conditioned:
+    if (
+        config.objective.loss == "cross-entropy"
+    ):  # also where nothing is given: every weight takes part
         conditions["known"] = torch.where(batch.given, batch.tokens, -1)
     if config.denoiser.self_conditioning:
         conditions["previous"] = _first_estimate(network, scheduler, xt, batch, conditions)

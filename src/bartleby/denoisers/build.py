@@ -19,6 +19,7 @@ from bartleby.denoisers.transformer import SIZES, DenoisingTransformer
 from bartleby.errors import UserError
 
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
+QUANTISED_FILE = "denoiser.int8.safetensors"
 SCALE = ".scale"  # ending of the name of an int8 tensor's row scales
 STORES = ("float32", "bfloat16", "int8")
 TRANSFORMERS = ("transformer", "token-transformer")
@@ -123,10 +124,11 @@ def load_denoiser(folder: str | Path) -> ModelMixin:
     except (OSError, ValueError, KeyError):
         raise UserError(f"'{folder}' holds no denoiser of Bartleby") from None
     try:
-        tensors = load_file(folder / WEIGHTS_FILE)
+        quantised = folder / QUANTISED_FILE
+        tensors = load_file(quantised if quantised.exists() else folder / WEIGHTS_FILE)
         denoiser = kind.from_config(kind.load_config(folder))
         denoiser.load_state_dict(_dequantised(tensors))
-    except (OSError, ValueError, RuntimeError, TypeError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, TypeError, KeyError, SafetensorError) as error:
         raise UserError(
             f"the denoiser in '{folder}' cannot be loaded: {str(error).splitlines()[0]}"
         ) from None
@@ -136,9 +138,9 @@ def load_denoiser(folder: str | Path) -> ModelMixin:
 def save_denoiser(denoiser: ModelMixin, folder: Path, *, store: str = "float32") -> None:
     """Like `save_pretrained`; with store = bfloat16 or int8 the large tensors take less room.
 
-    int8 has a scale for each row and about bfloat16's precision; only `load_denoiser` reads it. What
-    needs its digits stays float32: a posterior's axes, through which x_t goes there and back, and every
-    vector.
+    int8 has a scale for each row and about bfloat16's precision; only `load_denoiser` reads it, so its
+    file has a name of its own. What needs its digits stays float32: a posterior's axes, through which
+    x_t goes there and back, and every vector.
     """
     denoiser.save_pretrained(folder)
     if store == "float32":
@@ -155,7 +157,9 @@ def save_denoiser(denoiser: ModelMixin, folder: Path, *, store: str = "float32")
             tensors[name + SCALE] = scale
         else:
             tensors[name] = tensor.to(getattr(torch, store))
-    save_file(tensors, path, metadata={"format": "pt"})
+    path.unlink()
+    name = QUANTISED_FILE if store == "int8" else WEIGHTS_FILE
+    save_file(tensors, folder / name, metadata={"format": "pt"})
 
 
 def _dequantised(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -7,6 +7,7 @@ same number, and human text is scored the same way. Which models judged is part 
 from __future__ import annotations
 
 import dataclasses
+import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -24,8 +25,6 @@ from bartleby.evaluation.ngrams import (
     words_of,
 )
 from bartleby.messages import say
-
-PARTS = 5  # a set's own deviation is taken over this many disjoint parts of it
 
 
 @dataclass(frozen=True)
@@ -91,23 +90,19 @@ class Evaluator:
 
     def score_repeats(
         self, sets: list[list[str]], *, seed: int = 0
-    ) -> tuple[TextScores, TextScores]:
-        """(mean, standard deviation) over sets of texts, say one a seed; of one set, over `PARTS` parts of it.
-
-        The mean of one set is the set's own score, since many scores depend on how many texts there are.
-        """
-        if len(sets) > 1:
-            scores = [self.score(texts, seed=seed + index) for index, texts in enumerate(sets)]
-            return _over(np.mean, scores), _over(np.std, scores)
-        parts = [part for part in (sets[0][start::PARTS] for start in range(PARTS)) if part]
-        return self.score(sets[0], seed=seed), _over(np.std, [self.score(part) for part in parts])
+    ) -> tuple[TextScores, TextScores | None]:
+        """(mean, standard deviation) over sets of texts, say one a seed; no deviation for a single set."""
+        scores = [self.score(texts, seed=seed + index) for index, texts in enumerate(sets)]
+        if len(scores) == 1:
+            return scores[0], None
+        return _over(statistics.mean, scores), _over(statistics.stdev, scores)
 
     def perplexity(self, texts: list[str]) -> float | None:
         """exp of the mean nats a token under the judge, over all texts together; None without a judge."""
         if self.judge is None:
             return None
         nats, tokens = self.judge.likelihoods(texts, self.track)
-        return float(np.exp(nats.sum() / tokens.sum()))
+        return float(np.exp(nats.sum() / tokens.sum())) if tokens.sum() else None
 
     def _mauve(self, texts: list[str], seed: int) -> float | None:
         """MAUVE of as many texts on both sides, on the embedder's features; None without an embedder."""

@@ -23,6 +23,8 @@ from transformers import (
 
 from bartleby.batching import cut_by_tokens, pad
 from bartleby.errors import UserError
+from bartleby.messages import say
+from bartleby.precision import check_device
 
 TOKENS_PER_BATCH = 1024
 LONGEST = 1024  # tokens of a text that are read
@@ -43,10 +45,13 @@ class LanguageModelJudge:
         """([n] nats, [n] tokens) of each text: its tokens, given a start token; the end after it is not scored."""
         start = self.tokenizer.bos_token_id
         start = self.tokenizer.eos_token_id if start is None else start
-        sequences = [
-            [start, *self.tokenizer(text, add_special_tokens=False)["input_ids"][:LONGEST]]
-            for text in texts
-        ]
+        window = getattr(self.model.config, "max_position_embeddings", None) or LONGEST
+        window = min(window, LONGEST)
+        ids = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+        cut = sum(len(own) >= window for own in ids)
+        if cut:
+            say(f"{self.name} reads the first {window - 1:,} tokens of {cut:,} long texts")
+        sequences = [[start, *own[: window - 1]] for own in ids]
         lengths = np.array([len(sequence) for sequence in sequences])
         nats = np.zeros(len(texts))
         order = np.argsort(lengths, kind="stable")
@@ -93,11 +98,15 @@ def load_language_model(name: str, *, device: str = "cpu") -> LanguageModelJudge
 
 
 def load_embedder(name: str, *, device: str = "cpu") -> Embedder:
-    """An encoder by folder or hub name; UserError if it cannot be loaded."""
-    return Embedder(name, *_load(AutoModel, name, device))
+    """An encoder, or a decoder such as gpt2, by folder or hub name; UserError if it cannot be loaded."""
+    model, tokenizer = _load(AutoModel, name, device)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token  # padding is masked out of the mean
+    return Embedder(name, model, tokenizer)
 
 
 def _load(kind, name: str, device: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    check_device(device)
     path = Path(name).expanduser()
     place, options = name, {}
     if path.suffix == ".gguf":

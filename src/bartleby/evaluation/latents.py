@@ -63,13 +63,15 @@ def estimate_x0(
     mask: torch.Tensor,
     timestep: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(x0, noise) as the denoiser sees them in x_t [B, C, L], a batch at a time."""
+    """(x0, noise) as the denoiser sees them in x_t [B, C, L], a batch at a time, where x_t is."""
     x0, noise = torch.empty_like(xt), torch.empty_like(xt)
+    device = denoiser.device
     for rows in torch.arange(len(xt)).split(TEXTS_PER_BATCH):
-        timesteps = torch.full((len(rows),), timestep, device=xt.device)
-        prediction = denoiser(xt[rows], timesteps, mask[rows]).sample.float()
-        x0[rows] = predicted_x0(scheduler, prediction, xt[rows], timesteps)
-        noise[rows] = predicted_noise(scheduler, prediction, xt[rows], timesteps)
+        noised_rows = xt[rows].to(device)
+        timesteps = torch.full((len(rows),), timestep, device=device)
+        prediction = denoiser(noised_rows, timesteps, mask[rows].to(device)).sample.float()
+        x0[rows] = predicted_x0(scheduler, prediction, noised_rows, timesteps).to(xt.device)
+        noise[rows] = predicted_noise(scheduler, prediction, noised_rows, timesteps).to(xt.device)
     return x0, noise
 
 
@@ -113,7 +115,12 @@ def measure_cross_entropy(
         xt, _ = noised(scheduler, latents, timestep, seed=seed)
         total = 0.0
         for rows in torch.arange(len(xt)).split(TEXTS_PER_BATCH):
-            logits = denoiser(xt[rows], timestep, latents.mask[rows]).logits
+            inputs = (
+                xt[rows].to(denoiser.device),
+                timestep,
+                latents.mask[rows].to(denoiser.device),
+            )
+            logits = denoiser(*inputs).logits
             tokens = torch.tensor([id for row in rows.tolist() for id in token_ids[row]])
             total += float(F.cross_entropy(logits, tokens.to(logits.device), reduction="sum"))
         entropies[timestep] = total / sum(len(ids) for ids in token_ids)
