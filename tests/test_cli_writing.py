@@ -7,6 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from bartleby import SamplerSettings
+
 TEXT = "The dog likes tea."
 
 
@@ -36,12 +38,13 @@ def test_generate_json_prompt_and_length(cli, generator_run):
 def test_many_texts_are_generated_in_chunks_that_follow_on(cli, monkeypatch):
     asked = []
 
-    def pipeline(number, *, first, **options):
+    def write(number, *, first, **options):
         asked.append((first, number))
         texts = ["" if index == 3 else f"Text {index}." for index in range(first, first + number)]
         return SimpleNamespace(texts=texts, lengths=[5] * number)
 
-    monkeypatch.setattr("bartleby.pipeline.load_pipeline", lambda *_, **__: pipeline)
+    write.default_settings = SamplerSettings()
+    monkeypatch.setattr("bartleby.pipeline.load_pipeline", lambda *_, **__: write)
     monkeypatch.setattr("bartleby.cli_writing.CHUNK", 2)
     result = cli("generate", "-n", 5)
     assert asked == [(0, 2), (2, 2), (4, 1)]

@@ -44,6 +44,25 @@ def test_text_i_depends_on_seed_and_i_alone(pipeline):
     assert pipeline(6, settings=QUICK, seed=2).texts != together
 
 
+def test_a_models_own_settings_are_the_default_and_saved_with_it(pipeline, tmp_path):
+    assert pipeline.default_settings == SamplerSettings()
+    own = {"sampler": "ddim", "steps": 3, "handover": 0.2}
+    chosen = TextDiffusionPipeline(
+        **pipeline.components,
+        window=32,
+        length_counts=pipeline.config.length_counts,
+        latent_statistics=dict(pipeline.config.latent_statistics),
+        sampling=own,
+    )
+    chosen.save_pretrained(tmp_path)
+    loaded = load_pipeline(tmp_path)
+    assert loaded.default_settings == SamplerSettings("ddim", 3, handover=0.2)
+    assert loaded(2).texts == pipeline(2, settings=SamplerSettings(**own)).texts
+    loaded.register_to_config(sampling={"stepps": 3})
+    with pytest.raises(UserError, match="sampling settings are damaged.*stepps"):
+        loaded(1)
+
+
 def test_a_prompt_is_kept_word_for_word(pipeline):
     for prompt in ("The old clerk", "Zyx 42!", "Tom wants"):
         for text in pipeline(4, prompt=prompt, settings=QUICK).texts:

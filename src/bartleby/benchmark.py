@@ -46,7 +46,8 @@ def control_texts(
     seeds = [(seed, index) for index in range(len(human))]
     noise = sample_noise(latents.mask, autoencoder.channels, seeds=seeds)
     rng = np.random.default_rng(seed)
-    one_step = pipeline(len(human), settings=SamplerSettings(steps=1), seed=seed).texts
+    once = dataclasses.replace(pipeline.default_settings, steps=1, handover=0.0)
+    one_step = pipeline(len(human), settings=once, seed=seed).texts
     return {
         "real latents": autoencoder.decode(latents),
         "noise latents": autoencoder.decode(Latents(noise, latents.mask)),

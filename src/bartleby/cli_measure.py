@@ -78,16 +78,15 @@ def benchmark(
     number: Annotated[int, typer.Option("-n", "--number", min=4, help="Texts of each row.")] = 1000,
     seeds: Annotated[int, typer.Option(min=1, help="Sets of texts of the generator.")] = 3,
     steps: Annotated[
-        list[int] | None, typer.Option(min=1, help="A row each; may be repeated. Default: 20.")
+        list[int] | None,
+        typer.Option(min=1, help="A row each; may be repeated. Default: the model's."),
     ] = None,
-    sampler: Annotated[
-        list[str] | None, typer.Option(help="A row each; may be repeated. Default: ddpm.")
-    ] = None,
+    sampler: Annotated[list[str] | None, typer.Option(help="A row each; may be repeated.")] = None,
     temperature: Annotated[
-        list[float] | None, typer.Option(help="A row each; may be repeated. Default: 1.")
+        list[float] | None, typer.Option(help="A row each; may be repeated.")
     ] = None,
     handover: Annotated[
-        list[float] | None, typer.Option(help="A row each; may be repeated. Default: 0.")
+        list[float] | None, typer.Option(help="A row each; may be repeated.")
     ] = None,
     autoregressive: Annotated[
         int, typer.Option(min=0, help="Also train GPT-2 of nano's size for N steps; 0 does not.")
@@ -124,12 +123,6 @@ def benchmark(
     from bartleby.reports import benchmark_report
     from bartleby.sampling import SamplerSettings
 
-    settings = [
-        SamplerSettings(name, count, temperature=heat, handover=early)
-        for name, count, heat, early in product(
-            sampler or ["ddpm"], steps or [20], temperature or [1.0], handover or [0.0]
-        )
-    ]
     if autoregressive and not train:
         raise UserError("the autoregressive row needs --train, the texts to train on")
     texts = read_texts(reference, column=column)
@@ -141,6 +134,16 @@ def benchmark(
         load_embedder(embedder, device=device) if embedder else None,
     )
     pipeline = load_pipeline(model, bart=bart, device=device)
+    own = pipeline.default_settings
+    settings = [
+        SamplerSettings(name, count, own.guidance, heat, early)
+        for name, count, heat, early in product(
+            sampler or [own.sampler],
+            steps or [own.steps],
+            temperature or [own.temperature],
+            handover or [own.handover],
+        )
+    ]
     say(
         f"{len(human):,} texts a row · {seeds} seeds from {seed} · perplexity by {judge or 'no model'} · "
         f"MAUVE on {embedder or 'no model'}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +11,7 @@ import typer
 from bartleby.cli_options import Beams, Column, Json, Seed, read_texts_given
 
 if TYPE_CHECKING:
+    from bartleby.pipeline import TextDiffusionPipeline
     from bartleby.sampling import SamplerSettings
 
 Generator = Annotated[
@@ -21,13 +23,16 @@ Generator = Annotated[
     ),
 ]
 Count = Annotated[int, typer.Option("-n", "--number", min=1, help="How many texts.")]
-Steps = Annotated[int, typer.Option(min=1, help="Evaluations of the denoiser.")]
-SamplerName = Annotated[str, typer.Option(help="ddpm, ddim, dpm++, sde-dpm++ or unipc.")]
+Steps = Annotated[
+    int | None,
+    typer.Option(min=1, help="Evaluations of the denoiser. Default, as below: the model's own."),
+]
+SamplerName = Annotated[str | None, typer.Option(help="ddpm, ddim, dpm++, sde-dpm++ or unipc.")]
 Guidance = Annotated[
     float, typer.Option(help="Weight of classifier-free guidance by what is given; 1 is none.")
 ]
 Temperature = Annotated[
-    float, typer.Option(help="Below 1 commits to likely tokens sooner, above 1 later.")
+    float | None, typer.Option(help="Below 1 commits to likely tokens sooner, above 1 later.")
 ]
 Bart = Annotated[
     str | None,
@@ -37,7 +42,7 @@ Bart = Annotated[
     ),
 ]
 Handover = Annotated[
-    float,
+    float | None,
     typer.Option(
         help="Share of the timesteps, at the end, left out: the decoder reads from there."
     ),
@@ -55,11 +60,11 @@ def generate(
     length: Annotated[
         int | None, typer.Option(min=1, help="Tokens of each text. Default: as in training.")
     ] = None,
-    steps: Steps = 50,
-    sampler: SamplerName = "ddpm",
+    steps: Steps = None,
+    sampler: SamplerName = None,
     guidance: Guidance = 1.0,
-    temperature: Temperature = 1.0,
-    handover: Handover = 0.0,
+    temperature: Temperature = None,
+    handover: Handover = None,
     watch: Annotated[
         bool, typer.Option("--watch", help="Show the first text emerging, step by step.")
     ] = False,
@@ -77,8 +82,8 @@ def generate(
     from bartleby.console import progress_bar
     from bartleby.pipeline import load_pipeline
 
-    settings = _settings(sampler, steps, guidance, temperature, handover)
     pipeline = load_pipeline(model, bart=bart, device=device)
+    settings = _settings(pipeline, sampler, steps, guidance, temperature, handover)
     decoding = _announce(pipeline, settings, beams, seed)
     callback = _watcher(pipeline, settings.steps) if watch else None
     empty = 0
@@ -111,10 +116,10 @@ def edit(
         float, typer.Option(help="0 gives the text back, 1 a new one of the same length.")
     ] = 0.5,
     file: Annotated[Path | None, typer.Option(help="Edit every text of a file.")] = None,
-    steps: Steps = 50,
-    sampler: SamplerName = "ddpm",
-    temperature: Temperature = 1.0,
-    handover: Handover = 0.0,
+    steps: Steps = None,
+    sampler: SamplerName = None,
+    temperature: Temperature = None,
+    handover: Handover = None,
     beams: Beams = 1,
     column: Column = "text",
     model: Generator = None,
@@ -132,9 +137,9 @@ def edit(
 
     if (text is None) == (file is None):
         raise UserError("give a TEXT or --file")
-    settings = _settings(sampler, steps, 1.0, temperature, handover)
     texts = read_texts_given(text, file, column, None)
     pipeline = load_pipeline(model, bart=bart, device=device)
+    settings = _settings(pipeline, sampler, steps, None, temperature, handover)
     decoding = _announce(pipeline, settings, beams, seed)
     written = pipeline.edit(texts, strength, settings=settings, seed=seed, decoding=decoding)
     for source, edited in zip(texts, written.texts, strict=True):
@@ -148,11 +153,11 @@ def infill(
     gap: Annotated[
         int | None, typer.Option(min=1, help="Tokens for each <mask>. Default: drawn, about 3.")
     ] = None,
-    steps: Steps = 50,
-    sampler: SamplerName = "ddpm",
+    steps: Steps = None,
+    sampler: SamplerName = None,
     guidance: Guidance = 1.0,
-    temperature: Temperature = 1.0,
-    handover: Handover = 0.0,
+    temperature: Temperature = None,
+    handover: Handover = None,
     beams: Beams = 1,
     model: Generator = None,
     bart: Bart = None,
@@ -166,8 +171,8 @@ def infill(
     """
     from bartleby.pipeline import load_pipeline
 
-    settings = _settings(sampler, steps, guidance, temperature, handover)
     pipeline = load_pipeline(model, bart=bart, device=device)
+    settings = _settings(pipeline, sampler, steps, guidance, temperature, handover)
     decoding = _announce(pipeline, settings, beams, seed)
     written = pipeline.infill(
         text, number, gap=gap, settings=settings, seed=seed, decoding=decoding
@@ -186,10 +191,10 @@ def interpolate(
     strength: Annotated[
         float, typer.Option(help="Noise in the middle, 0 to 1: more is more fluent, less alike.")
     ] = 0.5,
-    denoising_steps: Steps = 50,
-    sampler: SamplerName = "ddpm",
-    temperature: Temperature = 1.0,
-    handover: Handover = 0.0,
+    denoising_steps: Steps = None,
+    sampler: SamplerName = None,
+    temperature: Temperature = None,
+    handover: Handover = None,
     beams: Beams = 1,
     model: Generator = None,
     bart: Bart = None,
@@ -203,8 +208,8 @@ def interpolate(
     """
     from bartleby.pipeline import load_pipeline
 
-    settings = _settings(sampler, denoising_steps, 1.0, temperature, handover)
     pipeline = load_pipeline(model, bart=bart, device=device)
+    settings = _settings(pipeline, sampler, denoising_steps, None, temperature, handover)
     decoding = _announce(pipeline, settings, beams, seed)
     written = pipeline.interpolate(
         first, last, number, strength=strength, settings=settings, seed=seed, decoding=decoding
@@ -220,11 +225,23 @@ def register(app: typer.Typer) -> None:
 
 
 def _settings(
-    sampler: str, steps: int, guidance: float, temperature: float, handover: float
+    pipeline: TextDiffusionPipeline,
+    sampler: str | None,
+    steps: int | None,
+    guidance: float | None,
+    temperature: float | None,
+    handover: float | None,
 ) -> SamplerSettings:
-    from bartleby.sampling import SamplerSettings
-
-    return SamplerSettings(sampler, steps, guidance, temperature, handover)
+    """The model's own settings, with every option that was given."""
+    given = {
+        "sampler": sampler,
+        "steps": steps,
+        "guidance": guidance,
+        "temperature": temperature,
+        "handover": handover,
+    }
+    changes = {name: value for name, value in given.items() if value is not None}
+    return dataclasses.replace(pipeline.default_settings, **changes)
 
 
 def _announce(pipeline, settings, beams: int, seed: int):

@@ -43,6 +43,7 @@ from bartleby.sampling import (
 from bartleby.schedules import alpha_bar_at
 
 GENERATOR = "generator"  # the bundled model's, beside its BART
+SAMPLING_FILE = "sampling.json"  # in a run's folder: SamplerSettings that suit its denoiser
 PARTS = ("bart", "tokenizer", "denoiser", "scheduler")
 TOKENS_PER_BATCH = 1024  # positions denoised together; more gains nothing on two cores
 LENGTH, NOISE = range(2)  # what randomness is for
@@ -75,7 +76,8 @@ class TextDiffusionPipeline(DiffusionPipeline):
     """Text from noise. Calling it writes new texts; `edit`, `infill` and `interpolate` start from given ones.
 
     Text i depends on `seed` and i alone, not on how many are written or how they are batched (but for
-    the last digits of sums in another order). What is written is decoded greedily unless said otherwise.
+    the last digits of sums in another order). What is written is decoded greedily unless said otherwise;
+    `settings` are the model's own, `default_settings`, unless given.
     """
 
     model_cpu_offload_seq = "bart->denoiser"
@@ -89,11 +91,12 @@ class TextDiffusionPipeline(DiffusionPipeline):
         window: int = 128,
         latent_statistics: dict[str, Any] | None = None,
         length_counts: list[int] | None = None,
+        sampling: dict[str, Any] | None = None,
     ):
         """latent_statistics: as `LatentStatistics.to_json`; None for raw latents.
 
-        length_counts: how many training texts have 0, 1, 2, ... tokens. Raises UserError for parts that
-        do not fit each other.
+        length_counts: how many training texts have 0, 1, 2, ... tokens.  sampling: fields of SamplerSettings
+        that suit this model. Raises UserError for parts that do not fit each other.
         """
         super().__init__()
         _check_fit(bart, tokenizer, denoiser, latent_statistics)
@@ -101,7 +104,10 @@ class TextDiffusionPipeline(DiffusionPipeline):
             bart=bart, tokenizer=tokenizer, denoiser=denoiser, scheduler=scheduler
         )
         self.register_to_config(
-            window=window, latent_statistics=latent_statistics, length_counts=length_counts
+            window=window,
+            latent_statistics=latent_statistics,
+            length_counts=length_counts,
+            sampling=sampling,
         )
         bart.generation_config = (
             GenerationConfig()
@@ -152,7 +158,7 @@ class TextDiffusionPipeline(DiffusionPipeline):
         autoencoder = load_autoencoder(
             model or trained["model"], window=trained["window"] or None, device=device
         )
-        statistics = run / STATISTICS_FILE
+        statistics, chosen = run / STATISTICS_FILE, run / SAMPLING_FILE
         check_weights(run / "denoiser")
         return cls(
             autoencoder.bart,
@@ -162,7 +168,16 @@ class TextDiffusionPipeline(DiffusionPipeline):
             window=autoencoder.window,
             latent_statistics=read_json(statistics) if statistics.exists() else None,
             length_counts=counts,
+            sampling=read_json(chosen) if chosen.exists() else None,
         )
+
+    @property
+    def default_settings(self) -> SamplerSettings:
+        """How this model is sampled where nothing else is asked for: as saved with it."""
+        try:
+            return SamplerSettings(**(self.config.sampling or {}))
+        except TypeError as error:
+            raise UserError(f"the model's sampling settings are damaged: {error}") from None
 
     @property
     def autoencoder(self) -> Autoencoder:
@@ -184,7 +199,7 @@ class TextDiffusionPipeline(DiffusionPipeline):
         *,
         prompt: str | None = None,
         length: int | None = None,
-        settings: SamplerSettings = SamplerSettings(),
+        settings: SamplerSettings | None = None,
         seed: int = 0,
         first: int = 0,
         decoding: DecodeSettings = DecodeSettings(),
@@ -213,7 +228,7 @@ class TextDiffusionPipeline(DiffusionPipeline):
         texts: list[str],
         strength: float,
         *,
-        settings: SamplerSettings = SamplerSettings(),
+        settings: SamplerSettings | None = None,
         seed: int = 0,
         decoding: DecodeSettings = DecodeSettings(),
         callback: Callback | None = None,
@@ -240,7 +255,7 @@ class TextDiffusionPipeline(DiffusionPipeline):
         num_texts: int = 1,
         *,
         gap: int | None = None,
-        settings: SamplerSettings = SamplerSettings(),
+        settings: SamplerSettings | None = None,
         seed: int = 0,
         decoding: DecodeSettings = DecodeSettings(),
         callback: Callback | None = None,
@@ -279,7 +294,7 @@ class TextDiffusionPipeline(DiffusionPipeline):
         steps: int = 7,
         *,
         strength: float = 0.5,
-        settings: SamplerSettings = SamplerSettings(),
+        settings: SamplerSettings | None = None,
         seed: int = 0,
         decoding: DecodeSettings = DecodeSettings(),
     ) -> TextDiffusionOutput:
@@ -308,13 +323,14 @@ class TextDiffusionPipeline(DiffusionPipeline):
     def _write(
         self,
         drafts: list[Draft],
-        settings: SamplerSettings,
+        settings: SamplerSettings | None,
         strength: float = 1.0,
         *,
         decoding: DecodeSettings,
         callback: Callback | None = None,
     ) -> TextDiffusionOutput:
         """Every draft denoised and decoded, those of similar length together."""
+        settings = settings or self.default_settings
         lengths = np.array([draft.length for draft in drafts])
         texts = [""] * len(drafts)
         autoencoder = self.autoencoder
