@@ -1,12 +1,14 @@
 """The bundled nano: what the README claims of it, on texts it never trained on."""
 
 import json
+import re
 
 import pytest
 
 from bartleby.evaluation.reconstruction import reconstruct, summarise
 from bartleby.loading import bundled_folder, load_autoencoder
 from bartleby.noise import PANGRAM, curve, noise_experiment
+from bartleby.pipeline import load_pipeline
 from bartleby.restoration import load_trained_denoiser
 
 # Written for this test.
@@ -71,7 +73,42 @@ def test_demo(cli, tmp_path):
     assert result.exit_code == 0, result.stderr
     assert result.stdout.count("same: ") == 4 and result.stdout.count("\ndenoised · ") == 5
     assert plot.read_bytes().startswith(b"\x89PNG")
+    assert "4. Five texts from pure noise, unselected" in result.stdout
     assert max(map(len, result.stdout.splitlines())) <= 80
+
+
+@pytest.fixture(scope="module")
+def generator():
+    return load_pipeline()
+
+
+def test_the_generator_writes_different_texts_of_ordinary_words(generator):
+    texts = generator(16, seed=7).texts
+    assert all(texts) and len(set(texts)) == 16
+    vocabulary = generator.tokenizer.get_vocab()
+    words = [word for text in texts for word in re.findall(r"[A-Za-z]+", text)]
+    known = [word for word in words if f"Ġ{word}" in vocabulary or f"Ġ{word.lower()}" in vocabulary]
+    assert len(words) > 50 and len(known) / len(words) > 0.85
+    assert sum(text[0].isupper() or text[0] == '"' for text in texts) >= 15
+    assert sum(text[-1] in '.!?"' for text in texts) >= 15
+
+
+def test_the_generator_keeps_what_it_is_given(generator):
+    assert all(text.startswith("My sister") for text in generator(3, prompt="My sister").texts)
+    for text in generator.infill("The <mask> is on the table.", 3).texts:
+        assert text.startswith("The") and text.endswith(" is on the table.")
+    source = "The dog is asleep in the kitchen."
+    assert generator.edit([source], 0.0).texts == [source]
+    written = generator.interpolate(source, "I have to go home now.", 3).texts
+    assert [written[0], written[2]] == [source, "I have to go home now."]
+
+
+def test_the_generator_knows_licence_clean_text_only(generator):
+    record = json.loads((bundled_folder() / "generator" / "training.json").read_text())
+    assert record["config"]["data"]["source"] == "data/sentences"
+    repaired = json.loads((bundled_folder() / "repair.json").read_text())
+    assert set(repaired["data"]) == {"sentences", "wikitext-2", "books"}
+    assert generator.default_settings.steps <= 50
 
 
 def test_summary_of_nothing_wrong(nano):
