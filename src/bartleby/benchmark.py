@@ -95,7 +95,7 @@ def run_benchmark(
         rows["autoregressive"] = [
             write_autoregressive(model, pipeline.tokenizer, count, seed=seed) for seed in seeds
         ]
-    for name in [name for name in rows if len(rows[name]) == 1]:
+    for name in ("human", *controls):
         write_json(out / f"{name.replace(' ', '-')}.json", {"texts": rows[name][0]})
     scores = {}
     with progress_bar("score", total=len(rows)) as bar:

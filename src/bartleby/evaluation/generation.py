@@ -10,6 +10,7 @@ import dataclasses
 import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -69,7 +70,7 @@ class Evaluator:
             raise UserError("there are no texts to score")
         words, reference = self._words(texts), self._words(self.reference)
         count = len(texts)
-        training = self._words(self.training) if self.training is not None else None
+        training = self._training_words
         return TextScores(
             texts=count,
             words=float(np.mean([len(own) for own in words])),
@@ -112,6 +113,10 @@ class Evaluator:
         return mauve(
             self.embedder.embed(texts[:count]), self.embedder.embed(self.reference[:count]), seed
         )
+
+    @cached_property
+    def _training_words(self) -> list[list[str]] | None:
+        return None if self.training is None else self._words(self.training)
 
     @staticmethod
     def _words(texts: list[str]) -> list[list[str]]:
