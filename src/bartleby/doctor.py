@@ -13,6 +13,7 @@ import torch
 from diffusers import ModelMixin
 
 from bartleby.autoencoder import Latents, LatentStatistics
+from bartleby.denoisers.contract import device_of
 from bartleby.evaluation.latents import (
     DenoisingScores,
     average,
@@ -135,7 +136,8 @@ def _timestep(setup: Setup, denoiser: ModelMixin, latents: Latents) -> Finding:
     """The network's output on one input at an early and a late timestep."""
     steps = setup.scheduler.config.num_train_timesteps
     xt, _ = noised(setup.scheduler, latents, steps // 2, seed=0)
-    xt, mask = xt.to(denoiser.device), latents.mask.to(denoiser.device)
+    device = device_of(denoiser, xt)
+    xt, mask = xt.to(device), latents.mask.to(device)
     outputs = [denoiser(xt, timestep, mask).sample for timestep in (steps // 10, steps * 9 // 10)]
     change = float((outputs[0] - outputs[1]).norm() / outputs[0].norm().clamp_min(1e-12))
     problem = change < SAME_OUTPUT

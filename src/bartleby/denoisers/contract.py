@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import torch
 from diffusers.utils import BaseOutput
+from torch import nn
 
 
 @dataclass
@@ -13,6 +15,11 @@ class DenoiserOutput(BaseOutput):
     """sample: [B, C, L], the prediction, zero at padding."""
 
     sample: torch.Tensor
+
+
+def device_of(denoiser: nn.Module, sample: torch.Tensor) -> torch.device:
+    """Where the denoiser's weights and tables are; where `sample` is if it has none."""
+    return next(itertools.chain(denoiser.parameters(), denoiser.buffers(), [sample])).device
 
 
 def batch_timesteps(timestep: torch.Tensor | float, sample: torch.Tensor) -> torch.Tensor:

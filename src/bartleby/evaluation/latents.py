@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from diffusers import ModelMixin, SchedulerMixin
 
 from bartleby.autoencoder import Autoencoder, DecodeSettings, Latents
+from bartleby.denoisers.contract import device_of
 from bartleby.evaluation.text import token_accuracy
 from bartleby.objective import predicted_noise, predicted_x0, sample_noise
 from bartleby.schedules import alpha_bar_at
@@ -65,7 +66,7 @@ def estimate_x0(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(x0, noise) as the denoiser sees them in x_t [B, C, L], a batch at a time, where x_t is."""
     x0, noise = torch.empty_like(xt), torch.empty_like(xt)
-    device = denoiser.device
+    device = device_of(denoiser, xt)
     for rows in torch.arange(len(xt)).split(TEXTS_PER_BATCH):
         noised_rows = xt[rows].to(device)
         timesteps = torch.full((len(rows),), timestep, device=device)
@@ -116,9 +117,9 @@ def measure_cross_entropy(
         total = 0.0
         for rows in torch.arange(len(xt)).split(TEXTS_PER_BATCH):
             inputs = (
-                xt[rows].to(denoiser.device),
+                xt[rows].to(device_of(denoiser, xt)),
                 timestep,
-                latents.mask[rows].to(denoiser.device),
+                latents.mask[rows].to(device_of(denoiser, xt)),
             )
             logits = denoiser(*inputs).logits
             tokens = torch.tensor([id for row in rows.tolist() for id in token_ids[row]])
