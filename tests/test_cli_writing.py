@@ -40,6 +40,7 @@ def test_many_texts_are_generated_in_chunks_that_follow_on(cli, monkeypatch):
 
     def write(number, *, first, **options):
         asked.append((first, number))
+        assert options["length"] is None  # what one chunk wrote must not bind the next
         texts = ["" if index == 3 else f"Text {index}." for index in range(first, first + number)]
         return SimpleNamespace(texts=texts, lengths=[5] * number)
 

@@ -100,8 +100,9 @@ def generate(
                 callback=callback,
             )
             for index, text in enumerate(written.texts):
-                length = written.lengths[index] - 2  # of the latents; the decoder may stop earlier
-                _print(text, json, {"index": first + index, "text": text, "length": length})
+                row = {"index": first + index, "text": text}
+                row["length"] = written.lengths[index] - 2  # of the latents, without <s> and </s>
+                _print(text, json, row)
             empty += sum(not text.strip() for text in written.texts)
             bar.advance(bar.task_ids[0], len(written.texts))
             callback = None
@@ -151,7 +152,7 @@ def infill(
     text: Annotated[str, typer.Argument(help="A text with <mask> where words are missing.")],
     number: Count = 1,
     gap: Annotated[
-        int | None, typer.Option(min=1, help="Tokens for each <mask>. Default: drawn, about 3.")
+        int | None, typer.Option(min=1, help="Tokens for each <mask>. Default: drawn, about 4.")
     ] = None,
     steps: Steps = None,
     sampler: SamplerName = None,

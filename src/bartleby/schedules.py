@@ -40,7 +40,7 @@ class Sampler:
 _ODE = {"algorithm_type": "dpmsolver++"}
 _SDE = {"algorithm_type": "sde-dpmsolver++"}
 SAMPLERS = {
-    # Ancestral sampling (Ho et al. 2020) is SDE-DPM-Solver++ of order 1 (Lu et al., arXiv:2211.01095).
+    # Ancestral sampling (Ho et al. 2020) is SDE-DPM-Solver++ of order 1 (Lu et al., arXiv:2211.01095). diffusers'
     # own DDPM takes no noise from outside, and its DDIM with eta = 1 is NaN where alpha_bar is nearly 0.
     "ddpm": Sampler(DPMSolverMultistepScheduler, {**_SDE, "solver_order": 1}, draws_noise=True),
     "ddim": Sampler(DDIMScheduler, {}, draws_noise=False),
