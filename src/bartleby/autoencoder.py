@@ -306,8 +306,7 @@ class Autoencoder:
         texts = [""] * len(lengths)
         for indices in cut_by_tokens(np.argsort(lengths, kind="stable"), lengths, TOKENS_PER_BATCH):
             length = lengths[indices].max()
-            values = latents.values[indices, :, :length].to(self.device)
-            batch = Latents(values, latents.mask[indices, :length].to(self.device))
+            batch = Latents(latents.values[indices, :, :length], latents.mask[indices, :length])
             given = None if known is None else known[indices, :length]
             written = decode_ids(self.tokenizer, self.decode_tokens(batch, settings, known=given))
             for index, text in zip(indices, written, strict=True):

@@ -17,18 +17,8 @@ import torch
 import torch.nn.functional as F
 from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase
 
-from bartleby.batching import pad, plan_epoch
-from bartleby.checkpoints import (
-    check_same_settings,
-    checkpoint_folder,
-    digest_of,
-    drop_old_checkpoints,
-    load_newest_checkpoint,
-    load_tensors,
-    load_training_state,
-    replaced_folder,
-    save_training_state,
-)
+from bartleby.batching import endless_batches, pad
+from bartleby.checkpoints import digest_of, resume_network, save_network
 from bartleby.errors import UserError
 from bartleby.messages import say
 from bartleby.optimisation import learning_rate
@@ -71,14 +61,17 @@ def train_autoregressive(
         model.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), fused=True
     )
     settings = {**dataclasses.asdict(config), "texts": digest_of(texts)}
-    step = _resume(settings, out, model, optimizer, say)
+    step = resume_network(out, model, optimizer, settings, MAY_CHANGE, say).get("step", 0)
     if step >= config.steps:
         yield step, None, model.eval()
         return
     sequences = token_sequences(tokenizer, texts, window=config.window)
     lengths = np.array([len(sequence) for sequence in sequences])
     saved_at, dtype = time.monotonic(), network_dtype("cpu")
-    for indices in _batches(config, lengths, start=step):
+    planned = endless_batches(
+        lengths, tokens_per_batch=config.tokens_per_batch, seed=(config.seed,), skip=step
+    )
+    for _, indices in planned:
         if step >= config.steps:
             return
         rate = learning_rate(
@@ -105,7 +98,7 @@ def train_autoregressive(
         optimizer.step()
         step += 1
         if step == config.steps or time.monotonic() - saved_at > 60 * config.checkpoint_minutes:
-            _save(settings, out, model, optimizer, step)
+            save_network(out, model, optimizer, {"step": step, "config": settings})
             saved_at = time.monotonic()
         yield step, nats, model
 
@@ -139,9 +132,8 @@ def write_autoregressive(
     texts: list[str] = []
     prompt = torch.full((TEXTS_PER_BATCH, 1), tokenizer.bos_token_id)
     with torch.random.fork_rng(devices=[]):
-        for batch in range(
-            -(-count // TEXTS_PER_BATCH)
-        ):  # always full ones, so that n changes no text
+        # Batches are always full, so that `count` changes no text.
+        for batch in range(-(-count // TEXTS_PER_BATCH)):
             torch.manual_seed(int(np.random.SeedSequence((seed, batch)).generate_state(1)[0]))
             written = model.generate(
                 prompt,
@@ -156,38 +148,3 @@ def write_autoregressive(
             )
             texts += decode_ids(tokenizer, written.tolist())
     return texts[:count]
-
-
-def _batches(
-    config: AutoregressiveConfig, lengths: np.ndarray, *, start: int
-) -> Iterator[np.ndarray]:
-    epoch = 0
-    while True:
-        rng = np.random.default_rng((config.seed, epoch))
-        plan = plan_epoch(lengths, tokens_per_batch=config.tokens_per_batch, rng=rng)
-        yield from plan[start:]
-        start = max(0, start - len(plan))
-        epoch += 1
-
-
-def _save(settings: dict, out: Path, model, optimizer, step: int) -> None:
-    with replaced_folder(checkpoint_folder(out, step)) as temporary:
-        model.save_pretrained(temporary)
-        state = {"step": step, "config": settings}
-        save_training_state(temporary, optimizer, state)
-    drop_old_checkpoints(out)
-
-
-def _resume(settings: dict, out: Path, model, optimizer, say) -> int:
-    state: dict = {"step": 0}
-
-    def load(folder: Path) -> None:
-        nonlocal state
-        state = load_training_state(folder, optimizer)
-        check_same_settings(settings, state["config"], MAY_CHANGE, out)
-        model.load_state_dict(load_tensors(folder / "model.safetensors"), strict=False)
-
-    folder = load_newest_checkpoint(out, load, say)
-    if folder is not None:
-        say(f"resuming from {folder}: step {state['step']:,}")
-    return state["step"]

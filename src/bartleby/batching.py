@@ -27,6 +27,19 @@ def plan_epoch(
     return [batches[index] for index in rng.permutation(len(batches))]
 
 
+def endless_batches(
+    lengths: np.ndarray, *, tokens_per_batch: int, seed: tuple[int, ...], skip: int = 0
+) -> Iterator[tuple[int, np.ndarray]]:
+    """(epoch, indices) of batch after batch, the first `skip` left out; an epoch's plan depends on seed and number."""
+    epoch = 0
+    while True:
+        rng = np.random.default_rng((*seed, epoch))
+        plan = plan_epoch(lengths, tokens_per_batch=tokens_per_batch, rng=rng)
+        yield from ((epoch, indices) for indices in plan[skip:])
+        skip = max(0, skip - len(plan))
+        epoch += 1
+
+
 def cut_by_tokens(
     indices: np.ndarray, lengths: np.ndarray, tokens_per_batch: int
 ) -> Iterator[np.ndarray]:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -148,6 +148,46 @@ def check_same_settings(wanted: dict, saved: dict, may_change: set[str], run: Pa
                 f"'{run}' was trained with {key} = {saved.get(key)}, not {value}; "
                 "use another --out or the same settings"
             )
+
+
+def save_network(
+    run: Path, network, optimizer: torch.optim.Optimizer, state: dict, *, beside: Iterable = ()
+) -> Path:
+    """A checkpoint of `network` and of what lies `beside` it, named by state["step"]; older ones are dropped."""
+    folder = checkpoint_folder(run, state["step"])
+    with replaced_folder(folder) as temporary:
+        for part in (network, *beside):
+            part.save_pretrained(temporary)
+        save_training_state(temporary, optimizer, state)
+    drop_old_checkpoints(run)
+    return folder
+
+
+def resume_network(
+    run: Path,
+    network: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    settings: dict,
+    may_change: set[str],
+    say: Callable[[str], None],
+) -> dict:
+    """The state of the newest usable checkpoint of `save_network`, its weights loaded; {} if there is none.
+
+    Raises UserError if its "config" differs from `settings` in more than `may_change`.
+    """
+    state: dict = {}
+
+    def load(folder: Path) -> None:
+        nonlocal state
+        state = load_training_state(folder, optimizer)
+        check_same_settings(settings, state["config"], may_change, run)
+        # Embeddings and output layer are one tensor, saved once.
+        network.load_state_dict(load_tensors(folder / "model.safetensors"), strict=False)
+
+    folder = load_newest_checkpoint(run, load, say)
+    if folder is not None:
+        say(f"resuming from {folder}: step {state['step']:,} of {settings['steps']:,}")
+    return state
 
 
 @torch.no_grad()

@@ -109,9 +109,8 @@ class TextDiffusionPipeline(DiffusionPipeline):
             length_counts=length_counts,
             sampling=sampling,
         )
-        bart.generation_config = (
-            GenerationConfig()
-        )  # decoding is explicit, never a hub model's default
+        # Decoding is explicit, never a hub model's default.
+        bart.generation_config = GenerationConfig()
         bart.eval()
         denoiser.eval()
 

@@ -14,7 +14,7 @@ from matplotlib import pyplot as plt  # after the backend is chosen
 from bartleby.errors import UserError
 from bartleby.noise import PUBLISHED_LEVELS, CurvePoint
 from bartleby.schedule_fit import FittedSchedule, information_at
-from bartleby.schedules import noise_scheduler
+from bartleby.schedules import noise_deviations, noise_scheduler
 
 
 def plot_noise_curve(
@@ -65,8 +65,7 @@ def plot_schedule(fitted: FittedSchedule, path: Path, *, model: str) -> None:
     left.minorticks_off()
     left.set_title(f"What is left of {model}'s latents", fontsize=11)
     for name, title in (("cosine", "cosine"), ("tan", f"fitted: tan, d = {fitted.d:g}")):
-        alpha_bar = noise_scheduler(name, d=fitted.d).alphas_cumprod.double().numpy()
-        noise = np.sqrt((1 - alpha_bar) / np.maximum(alpha_bar, 1e-12))
+        noise = noise_deviations(noise_scheduler(name, d=fitted.d)).numpy()
         times = np.arange(1, len(noise) + 1) / len(noise)
         right.plot(times, information_at(fitted.curve, noise), label=title)
     right.plot([0, 1], [1, 0], ":", color="0.5", label="even")

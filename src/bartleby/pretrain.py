@@ -18,17 +18,8 @@ import torch
 from transformers import AutoTokenizer, BartForConditionalGeneration, PreTrainedTokenizerBase
 
 from bartleby.bart import ARCHITECTURES, new_bart
-from bartleby.batching import plan_epoch
-from bartleby.checkpoints import (
-    check_same_settings,
-    checkpoint_folder,
-    drop_old_checkpoints,
-    load_newest_checkpoint,
-    load_tensors,
-    load_training_state,
-    replaced_folder,
-    save_training_state,
-)
+from bartleby.batching import endless_batches
+from bartleby.checkpoints import resume_network, save_network
 from bartleby.denoising import Corruption, DenoisingBatch, DenoisingBatches, denoising_loss
 from bartleby.errors import UserError
 from bartleby.messages import say
@@ -136,7 +127,9 @@ def pretrain(
         weight_decay=config.weight_decay,
         fused=True,
     )
-    step, tokens = _resume(config, run, bart, optimizer, say)
+    settings = dataclasses.asdict(config)
+    state = resume_network(run, bart, optimizer, settings, MAY_CHANGE, say)
+    step, tokens = state.get("step", 0), state.get("tokens", 0)
     if step >= config.steps:
         yield Progress(step, config.steps, None, tokens, 0.0, None, bart, tokenizer)
         return
@@ -146,7 +139,10 @@ def pretrain(
     dtype = network_dtype(device)
     saved_at = time.monotonic()
     bart.train()
-    for indices in _batch_indices(config, lengths, start=step):
+    planned = endless_batches(
+        lengths, tokens_per_batch=config.tokens_per_batch, seed=(config.seed, 0), skip=step
+    )
+    for _, indices in planned:
         if step >= config.steps:
             return
         batch = batches.make([sequences[index] for index in indices], seed=(config.seed, 1, step))
@@ -167,7 +163,8 @@ def pretrain(
             )
         saved = None
         if step == config.steps or time.monotonic() - saved_at > 60 * config.checkpoint_minutes:
-            saved = _save(config, run, bart, tokenizer, optimizer, step, tokens)
+            state = {"step": step, "tokens": tokens, "config": settings}
+            saved = save_network(run, bart, optimizer, state, beside=[tokenizer])
             saved_at = time.monotonic()
         yield Progress(step, config.steps, loss, tokens, rate, saved, bart, tokenizer)
 
@@ -203,53 +200,8 @@ def token_sequences(
     return [np.array(ids, dtype=dtype) for ids in encode_texts(tokenizer, cut)]
 
 
-def _batch_indices(
-    config: PretrainConfig, lengths: np.ndarray, *, start: int
-) -> Iterator[np.ndarray]:
-    """Batches from step `start` on; each epoch's plan depends on the seed and its number alone."""
-    epoch = 0
-    while True:
-        rng = np.random.default_rng((config.seed, 0, epoch))
-        plan = plan_epoch(lengths, tokens_per_batch=config.tokens_per_batch, rng=rng)
-        yield from plan[start:]
-        start = max(0, start - len(plan))
-        epoch += 1
-
-
-def _save(config, run: Path, bart, tokenizer, optimizer, step: int, tokens: int) -> Path:
-    folder = checkpoint_folder(run, step)
-    with replaced_folder(folder) as temporary:
-        bart.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
-        save_training_state(
-            temporary,
-            optimizer,
-            {"step": step, "tokens": tokens, "config": dataclasses.asdict(config)},
-        )
-    drop_old_checkpoints(run)
-    return folder
-
-
 def _tokenizer_of(run: Path) -> PreTrainedTokenizerBase | None:
     for folder in sorted((run / "checkpoints").glob("step-*"), reverse=True):
         if (folder / "tokenizer.json").exists():
             return AutoTokenizer.from_pretrained(folder)
     return None
-
-
-def _resume(config: PretrainConfig, run: Path, bart, optimizer, say) -> tuple[int, int]:
-    """(step, tokens) of the newest usable checkpoint, its weights loaded; (0, 0) if there is none."""
-    state: dict = {}
-
-    def load(folder: Path) -> None:
-        nonlocal state
-        state = load_training_state(folder, optimizer)
-        check_same_settings(dataclasses.asdict(config), state["config"], MAY_CHANGE, run)
-        # Embeddings and output layer are one tensor, saved once.
-        bart.load_state_dict(load_tensors(folder / "model.safetensors"), strict=False)
-
-    folder = load_newest_checkpoint(run, load, say)
-    if folder is None:
-        return 0, 0
-    say(f"resuming from {folder}: step {state['step']:,} of {config.steps:,}")
-    return state["step"], state["tokens"]

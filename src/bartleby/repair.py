@@ -24,18 +24,8 @@ from transformers import BartForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 
 from bartleby.autoencoder import Latents
-from bartleby.batching import plan_epoch
-from bartleby.checkpoints import (
-    check_same_settings,
-    checkpoint_folder,
-    digest_of,
-    drop_old_checkpoints,
-    load_newest_checkpoint,
-    load_tensors,
-    load_training_state,
-    replaced_folder,
-    save_training_state,
-)
+from bartleby.batching import endless_batches
+from bartleby.checkpoints import digest_of, resume_network, save_network
 from bartleby.denoising import Corruption, DenoisingBatches, denoising_loss
 from bartleby.errors import UserError
 from bartleby.messages import say
@@ -44,9 +34,9 @@ from bartleby.optimisation import learning_rate
 from bartleby.precision import autocast
 from bartleby.pretrain import token_sequences
 from bartleby.train_run import Setup
+from bartleby.training import IGNORED
 
 KIND, READ, COPY, CORRUPTION, TIMES, NOISE, COINS = range(7)  # what randomness is for
-IGNORED = -100
 MAY_CHANGE = {"steps", "decay_share", "checkpoint_minutes"}  # when a run is resumed
 
 
@@ -106,7 +96,7 @@ def repair(
         trained, lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True
     )
     settings = {**dataclasses.asdict(config), "origin": digest_of(bart, denoiser, copies)}
-    step = _resume(settings, out, bart, optimizer, say)
+    step = resume_network(out, bart, optimizer, settings, MAY_CHANGE, say).get("step", 0)
     if step >= config.steps:
         yield RepairProgress(step, None, "", bart)
         return
@@ -114,8 +104,15 @@ def repair(
     corrupted = DenoisingBatches(tokenizer, Corruption(), window=window)
     lengths = np.array([len(sequence) for sequence in sequences])
     kinds = ["copy" if _is_copy(config, index) else "read" for index in range(config.steps)]
-    reads = _batches(config, setup.training.lengths, READ, skip=kinds[:step].count("read"))
-    copied = _batches(config, lengths, COPY, skip=kinds[:step].count("copy"))
+    batches = {
+        kind: endless_batches(
+            of, tokens_per_batch=config.tokens_per_batch, seed=(config.seed, stream), skip=seen
+        )
+        for kind, of, stream, seen in (
+            ("read", setup.training.lengths, READ, kinds[:step].count("read")),
+            ("copy", lengths, COPY, kinds[:step].count("copy")),
+        )
+    }
     saved_at = time.monotonic()
     for index in range(step, config.steps):
         rate = learning_rate(
@@ -127,13 +124,13 @@ def repair(
         )
         for group in optimizer.param_groups:
             group["lr"] = rate
+        _, rows = next(batches[kinds[index]])
         with autocast(bart.device, setup.autoencoder.dtype):
             if kinds[index] == "copy":
-                chosen = [sequences[row] for row in next(copied)]
+                chosen = [sequences[row] for row in rows]
                 batch = corrupted.make(chosen, seed=(config.seed, CORRUPTION, index))
                 loss = denoising_loss(bart, batch.to(bart.device))
             else:
-                rows = next(reads)
                 estimates = estimated_latents(config, setup, denoiser, rows, index)
                 ids = [setup.training.token_ids(row) for row in rows]
                 loss = reading_loss(setup, bart, estimates, ids)
@@ -148,7 +145,7 @@ def repair(
             index + 1 == config.steps
             or time.monotonic() - saved_at > 60 * config.checkpoint_minutes
         ):
-            _save(settings, out, bart, optimizer, index + 1)
+            save_network(out, bart, optimizer, {"step": index + 1, "config": settings})
             saved_at = time.monotonic()
         yield RepairProgress(index + 1, nats, kinds[index], bart)
 
@@ -219,40 +216,3 @@ def _only_decoder_layers(bart: BartForConditionalGeneration) -> list[torch.nn.Pa
 
 def _is_copy(config: RepairConfig, index: int) -> bool:
     return np.random.default_rng((config.seed, KIND, index)).random() < config.copies
-
-
-def _batches(
-    config: RepairConfig, lengths: np.ndarray, stream: int, *, skip: int
-) -> Iterator[np.ndarray]:
-    """Batches of passages without end, the first `skip` left out."""
-    epoch = 0
-    while True:
-        rng = np.random.default_rng((config.seed, stream, epoch))
-        plan = plan_epoch(lengths, tokens_per_batch=config.tokens_per_batch, rng=rng)
-        yield from plan[skip:]
-        skip = max(0, skip - len(plan))
-        epoch += 1
-
-
-def _save(settings: dict, out: Path, bart, optimizer, step: int) -> None:
-    with replaced_folder(checkpoint_folder(out, step)) as temporary:
-        bart.save_pretrained(temporary)
-        state = {"step": step, "config": settings}
-        save_training_state(temporary, optimizer, state)
-    drop_old_checkpoints(out)
-
-
-def _resume(settings: dict, out: Path, bart, optimizer, say) -> int:
-    """The step of the newest usable checkpoint, its weights loaded; 0 if there is none."""
-    state: dict = {"step": 0}
-
-    def load(folder: Path) -> None:
-        nonlocal state
-        state = load_training_state(folder, optimizer)
-        check_same_settings(settings, state["config"], MAY_CHANGE, out)
-        bart.load_state_dict(load_tensors(folder / "model.safetensors"), strict=False)
-
-    folder = load_newest_checkpoint(out, load, say)
-    if folder is not None:
-        say(f"resuming from {folder}: step {state['step']:,}")
-    return state["step"]

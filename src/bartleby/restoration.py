@@ -13,6 +13,7 @@ from bartleby.denoisers import load_denoiser
 from bartleby.errors import UserError
 from bartleby.evaluation.latents import estimate_x0
 from bartleby.loading import bundled_folder
+from bartleby.schedules import noise_deviations
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,7 @@ class TrainedDenoiser:
 
     def timestep(self, deviation: float) -> int:
         """The timestep whose x_t / sqrt(alpha_bar) carries noise of this deviation."""
-        alpha_bar = self.scheduler.alphas_cumprod
-        deviations = ((1 - alpha_bar) / alpha_bar.clamp_min(1e-12)).sqrt()
-        return int((deviations - deviation).abs().argmin())
+        return int((noise_deviations(self.scheduler) - deviation).abs().argmin())
 
 
 def load_trained_denoiser(folder: str | Path | None, autoencoder: Autoencoder) -> TrainedDenoiser:

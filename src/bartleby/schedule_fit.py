@@ -20,8 +20,8 @@ from bartleby.denoisers.posteriors import TokenMixture
 from bartleby.evaluation.text import token_accuracy
 from bartleby.latent_data import LatentData
 from bartleby.objective import sample_noise
-from bartleby.schedules import SCHEDULES, noise_scheduler
-from bartleby.token_statistics import token_statistics
+from bartleby.schedules import SCHEDULES, noise_deviations, noise_scheduler
+from bartleby.token_statistics import fit_mixture, token_statistics
 from bartleby.tokenization import content_ids
 
 DEVIATIONS = tuple(float(value) for value in np.geomspace(0.25, 64, 25))
@@ -68,13 +68,8 @@ def measure_readability(
     mixture = TokenMixture(
         latents.values.shape[1], len(DEVIATIONS), len(statistics.counts), autoencoder.window
     )
-    mixture.fit(
-        position_means=statistics.position_means,
-        token_means=statistics.token_means,
-        prior=statistics.prior,
-        within=statistics.within,
-        alpha_bar=torch.tensor([1 / (1 + deviation**2) for deviation in DEVIATIONS]),
-    )
+    alpha_bar = torch.tensor([1 / (1 + deviation**2) for deviation in DEVIATIONS])
+    fit_mixture(mixture, statistics, alpha_bar)
     tokens = torch.tensor([token for ids in token_ids for token in ids])
     prior_entropy = float(F.nll_loss(mixture.log_prior[None].expand(len(tokens), -1), tokens))
     noise = sample_noise(
@@ -114,8 +109,7 @@ def fit_schedule(curve: list[ReadAt]) -> FittedSchedule:
     schedulers = {name: noise_scheduler(name, d=d) for name in SCHEDULES}
     learnable = {}
     for name, scheduler in schedulers.items():
-        alpha_bar = scheduler.alphas_cumprod.double().numpy()
-        left = information_at(curve, np.sqrt((1 - alpha_bar) / np.maximum(alpha_bar, 1e-12)))
+        left = information_at(curve, noise_deviations(scheduler).numpy())
         learnable[name] = float(((left > LEARNABLE[0]) & (left < LEARNABLE[1])).mean())
     return FittedSchedule(
         d=d,

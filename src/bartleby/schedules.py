@@ -116,3 +116,9 @@ def target_of(scheduler: SchedulerMixin) -> str:
 def alpha_bar_at(scheduler: SchedulerMixin, timesteps: torch.Tensor) -> torch.Tensor:
     """alpha_bar of each timestep as float32, shaped [B, 1, 1] to multiply latents."""
     return scheduler.alphas_cumprod.to(timesteps.device)[timesteps].float()[:, None, None]
+
+
+def noise_deviations(scheduler: SchedulerMixin) -> torch.Tensor:
+    """[T], float64: the deviation of the noise in x_t / sqrt(alpha_bar) at each timestep."""
+    alpha_bar = scheduler.alphas_cumprod.double()
+    return ((1 - alpha_bar) / alpha_bar.clamp_min(1e-12)).sqrt()

@@ -277,7 +277,7 @@ def baseline(name: str, setup: Setup) -> tuple[ModelMixin, DDPMScheduler]:
     else:
         vocabulary, window = len(setup.autoencoder.tokenizer), setup.autoencoder.window
         denoiser = MixtureDenoiser(channels, steps, vocabulary, window)
-        fit_mixture(denoiser.posterior, token_statistics(setup.training), scheduler)
+        fit_mixture(denoiser.posterior, token_statistics(setup.training), scheduler.alphas_cumprod)
     return denoiser.to(setup.autoencoder.device), scheduler
 
 

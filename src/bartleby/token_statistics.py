@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from diffusers import SchedulerMixin
 from safetensors.torch import save_file
 
 from bartleby.checkpoints import load_tensors
@@ -67,15 +66,15 @@ def token_statistics(data: LatentData) -> TokenStatistics:
 
 
 def fit_mixture(
-    mixture: TokenMixture, statistics: TokenStatistics, scheduler: SchedulerMixin
+    mixture: TokenMixture, statistics: TokenStatistics, alpha_bar: torch.Tensor
 ) -> None:
-    """Sets the mixture's tables for these latents under this schedule."""
+    """Sets the mixture's tables for these latents under this schedule, alpha_bar [T]."""
     mixture.fit(
         position_means=statistics.position_means,
         token_means=statistics.token_means,
         prior=statistics.prior,
         within=statistics.within,
-        alpha_bar=scheduler.alphas_cumprod,
+        alpha_bar=alpha_bar,
     )
 
 

@@ -108,7 +108,7 @@ def prepare(
     if config.denoiser.precondition == "wiener":
         denoiser.posterior.fit(training.covariance(), scheduler.alphas_cumprod)
     elif isinstance(getattr(denoiser, "posterior", None), TokenMixture):
-        fit_mixture(denoiser.posterior, token_statistics(training), scheduler)
+        fit_mixture(denoiser.posterior, token_statistics(training), scheduler.alphas_cumprod)
     autoencoder = dataclasses.replace(autoencoder, statistics=training.statistics)
     return Setup(config, autoencoder, training, validation, scheduler, denoiser)
 

@@ -22,8 +22,9 @@ from diffusers.training_utils import EMAModel
 from safetensors.torch import save_file
 
 from bartleby.autoencoder import Latents
-from bartleby.batching import plan_epoch
+from bartleby.batching import endless_batches, plan_epoch
 from bartleby.checkpoints import (
+    check_same_settings,
     checkpoint_folder,
     drop_old_checkpoints,
     load_newest_checkpoint,
@@ -50,14 +51,14 @@ from bartleby.optimisation import learning_rate
 
 # Settings that may differ when a run is resumed: how long it goes on, and what it reports.
 MAY_CHANGE = {
-    ("training", "epochs"),
-    ("training", "steps"),
-    ("training", "decay_share"),
-    ("training", "validate_every"),
-    ("training", "validation_texts"),
-    ("training", "checkpoint_minutes"),
-    ("training", "store"),
-    ("data", "cache_gb"),
+    "training.epochs",
+    "training.steps",
+    "training.decay_share",
+    "training.validate_every",
+    "training.validation_texts",
+    "training.checkpoint_minutes",
+    "training.store",
+    "data.cache_gb",
 }
 # What the parts of a run draw their randomness from, so that no two share a stream.
 ORDER, TIMES, NOISE, CONDITION, GIVEN = range(5)
@@ -120,7 +121,10 @@ def total_steps(config: TrainConfig, data: LatentData) -> int:
     """Optimiser steps of a whole run; a step is a batch of all processes together."""
     if config.training.steps:
         return config.training.steps
-    batches = len(_epoch_plan(config, data, epoch=0))
+    rng = np.random.default_rng((config.training.seed, ORDER, 0))
+    batches = len(
+        plan_epoch(data.lengths, tokens_per_batch=config.training.tokens_per_batch, rng=rng)
+    )
     return max(1, round(config.training.epochs * batches))
 
 
@@ -158,7 +162,13 @@ def train(
     network, optimizer = accelerator.prepare(denoiser, optimizer)
     saved_at = time.monotonic()
     denoiser.train()
-    for epoch, indices in _planned_batches(config, data, start=step):
+    planned = endless_batches(
+        data.lengths,
+        tokens_per_batch=settings.tokens_per_batch,
+        seed=(settings.seed, ORDER),
+        skip=step,
+    )
+    for epoch, indices in planned:
         batch = make_batch(config, data, denoiser, scheduler, indices, epoch, step, accelerator)
         rate = learning_rate(
             settings.learning_rate,
@@ -257,9 +267,8 @@ def denoising_loss(
     x0, mask, timesteps = batch.latents.values, batch.latents.mask, batch.timesteps
     xt = scheduler.add_noise(x0, batch.noise, timesteps)
     conditions = {}
-    if (
-        config.objective.loss == "cross-entropy"
-    ):  # also where nothing is given: every weight takes part
+    if config.objective.loss == "cross-entropy":
+        # Also where nothing is given, so that every weight takes part.
         conditions["known"] = torch.where(batch.given, batch.tokens, -1)
     if config.denoiser.self_conditioning:
         conditions["previous"] = _first_estimate(network, scheduler, xt, batch, conditions)
@@ -302,23 +311,6 @@ def averaged_weights(denoiser: ModelMixin, ema: EMAModel) -> Iterator[None]:
         denoiser.train()
 
 
-def _epoch_plan(config: TrainConfig, data: LatentData, *, epoch: int) -> list[np.ndarray]:
-    rng = np.random.default_rng((config.training.seed, ORDER, epoch))
-    return plan_epoch(data.lengths, tokens_per_batch=config.training.tokens_per_batch, rng=rng)
-
-
-def _planned_batches(
-    config: TrainConfig, data: LatentData, *, start: int
-) -> Iterator[tuple[int, np.ndarray]]:
-    """(epoch, passage indices) of every batch from step `start` on."""
-    epoch = 0
-    while True:
-        plan = _epoch_plan(config, data, epoch=epoch)
-        yield from ((epoch, indices) for indices in plan[start:])
-        start = max(0, start - len(plan))
-        epoch += 1
-
-
 def _save(config, run: Path, denoiser, optimizer, ema, counts: dict) -> Path:
     folder = checkpoint_folder(run, counts["step"])
     raw = {name: weight.detach().cpu().contiguous() for name, weight in denoiser.named_parameters()}
@@ -341,7 +333,7 @@ def _resume(config, run: Path, denoiser, optimizer, ema, say) -> dict:
         raw = load_tensors(folder / "weights.safetensors")
         averaged = load_tensors(folder / "diffusion_pytorch_model.safetensors")
         state = load_training_state(folder, optimizer)
-        _same_configuration(config, state["config"], run)
+        check_same_settings(_flat(config_to_dict(config)), _flat(state["config"]), MAY_CHANGE, run)
         with torch.no_grad():
             for (name, weight), shadow in zip(
                 denoiser.named_parameters(), ema.shadow_params, strict=True
@@ -359,12 +351,8 @@ def _resume(config, run: Path, denoiser, optimizer, ema, say) -> dict:
     return state
 
 
-def _same_configuration(config: TrainConfig, saved: dict, run: Path) -> None:
-    for table, values in config_to_dict(config).items():
-        for name, value in values.items():
-            before = saved.get(table, {}).get(name)
-            if before != value and (table, name) not in MAY_CHANGE:
-                raise UserError(
-                    f"'{run}' was trained with {table}.{name} = {before}, not {value}; "
-                    "use another --out or the same settings"
-                )
+def _flat(tables: dict) -> dict:
+    """{"table.key": value} of nested tables."""
+    return {
+        f"{table}.{key}": value for table, values in tables.items() for key, value in values.items()
+    }

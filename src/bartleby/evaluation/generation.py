@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -62,7 +62,6 @@ class Evaluator:
     training: list[str] | None = None
     judge: LanguageModelJudge | None = None
     embedder: Embedder | None = None
-    track: Callable[[Iterator], Iterator] = iter
 
     def score(self, texts: list[str], *, seed: int = 0) -> TextScores:
         """Scores of one set. Empty texts count as empty and stay in every other score that can take them."""
@@ -102,7 +101,7 @@ class Evaluator:
         """exp of the mean nats a token under the judge, over all texts together; None without a judge."""
         if self.judge is None:
             return None
-        nats, tokens = self.judge.likelihoods(texts, self.track)
+        nats, tokens = self.judge.likelihoods(texts)
         return float(np.exp(nats.sum() / tokens.sum())) if tokens.sum() else None
 
     def _mauve(self, texts: list[str], seed: int) -> float | None:

@@ -6,7 +6,6 @@ Each is named by the user: a folder, a hub name, or a .gguf file. Results always
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,9 +38,7 @@ class LanguageModelJudge:
     tokenizer: PreTrainedTokenizerBase
 
     @torch.inference_mode()
-    def likelihoods(
-        self, texts: list[str], track: Callable[[Iterator], Iterator] = iter
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def likelihoods(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         """([n] nats, [n] tokens) of each text: its tokens, given a start token; the end after it is not scored."""
         start = self.tokenizer.bos_token_id
         start = self.tokenizer.eos_token_id if start is None else start
@@ -55,7 +52,7 @@ class LanguageModelJudge:
         lengths = np.array([len(sequence) for sequence in sequences])
         nats = np.zeros(len(texts))
         order = np.argsort(lengths, kind="stable")
-        for rows in track(cut_by_tokens(order, lengths, TOKENS_PER_BATCH)):
+        for rows in cut_by_tokens(order, lengths, TOKENS_PER_BATCH):
             ids, mask = pad([sequences[row] for row in rows], start)
             ids, mask = ids.to(self.model.device), mask.to(self.model.device)
             logits = self.model(input_ids=ids, attention_mask=mask).logits[:, :-1].float()
