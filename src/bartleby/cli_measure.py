@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bartleby.cli_options import Column, Device, Json, Model, Seed, Window
 from bartleby.cli_writing import Bart, Generator
+
+if TYPE_CHECKING:
+    from bartleby.evaluation.generation import Evaluator
+
+Train = Annotated[
+    Path | None, typer.Option(help="What the generator was trained on, to find what it copied.")
+]
+Judge = Annotated[
+    str | None,
+    typer.Option(metavar="MODEL", help="Language model: hub name, folder or .gguf file."),
+]
+Embedder = Annotated[
+    str | None, typer.Option(metavar="MODEL", help="Encoder for MAUVE: hub name or folder.")
+]
 
 
 def evaluate(
@@ -16,17 +30,9 @@ def evaluate(
         list[Path], typer.Argument(help="Texts to score; several files are repeats, say of seeds.")
     ],
     reference: Annotated[Path, typer.Option(help="Human texts to hold them against.")],
-    train: Annotated[
-        Path | None, typer.Option(help="What the generator was trained on, to find what it copied.")
-    ] = None,
-    judge: Annotated[
-        str | None,
-        typer.Option(metavar="MODEL", help="Language model: hub name, folder or .gguf file."),
-    ] = None,
-    embedder: Annotated[
-        str | None,
-        typer.Option(metavar="MODEL", help="Encoder for MAUVE: hub name or folder."),
-    ] = None,
+    train: Train = None,
+    judge: Judge = None,
+    embedder: Embedder = None,
     limit: Annotated[int | None, typer.Option(min=2, help="Use N texts of each set.")] = None,
     column: Column = "text",
     device: Device = "cpu",
@@ -42,8 +48,7 @@ def evaluate(
     """
     from bartleby.console import say, track
     from bartleby.corpus import read_rows, read_texts
-    from bartleby.evaluation.generation import Evaluator, comparable_sets
-    from bartleby.evaluation.judges import load_embedder, load_language_model
+    from bartleby.evaluation.generation import comparable_sets
     from bartleby.reports import evaluation_report
 
     sets, human, held = comparable_sets(
@@ -52,12 +57,7 @@ def evaluate(
         limit=limit,
         say=say,
     )
-    evaluator = Evaluator(
-        held,
-        read_texts(train, column=column) if train else None,
-        load_language_model(judge, device=device) if judge else None,
-        load_embedder(embedder, device=device) if embedder else None,
-    )
+    evaluator = _evaluator(held, train, column, judge, embedder, device)
     say(
         f"{len(sets)} x {len(sets[0]):,} texts against {len(held):,} · perplexity by {judge or 'no model'} · "
         f"MAUVE on {embedder or 'no model'} · seed {seed}"
@@ -72,9 +72,7 @@ def evaluate(
 def benchmark(
     reference: Annotated[Path, typer.Option(help="Human texts to hold the generator against.")],
     out: Annotated[Path, typer.Option(help="Folder for the texts and scores of every row.")],
-    train: Annotated[
-        Path | None, typer.Option(help="What the generator was trained on, to find what it copied.")
-    ] = None,
+    train: Train = None,
     number: Annotated[int, typer.Option("-n", "--number", min=4, help="Texts of each row.")] = 1000,
     seeds: Annotated[int, typer.Option(min=1, help="Sets of texts of the generator.")] = 3,
     steps: Annotated[
@@ -91,14 +89,8 @@ def benchmark(
     autoregressive: Annotated[
         int, typer.Option(min=0, help="Also train GPT-2 of nano's size for N steps; 0 does not.")
     ] = 0,
-    judge: Annotated[
-        str | None,
-        typer.Option(metavar="MODEL", help="Language model: hub name, folder or .gguf file."),
-    ] = None,
-    embedder: Annotated[
-        str | None,
-        typer.Option(metavar="MODEL", help="Encoder for MAUVE: hub name or folder."),
-    ] = None,
+    judge: Judge = None,
+    embedder: Embedder = None,
     model: Generator = None,
     bart: Bart = None,
     column: Column = "text",
@@ -117,8 +109,7 @@ def benchmark(
     from bartleby.console import say
     from bartleby.corpus import read_texts
     from bartleby.errors import UserError
-    from bartleby.evaluation.generation import Evaluator, comparable_sets
-    from bartleby.evaluation.judges import load_embedder, load_language_model
+    from bartleby.evaluation.generation import comparable_sets
     from bartleby.pipeline import load_pipeline
     from bartleby.reports import benchmark_report
     from bartleby.sampling import SamplerSettings
@@ -127,12 +118,7 @@ def benchmark(
         raise UserError("the autoregressive row needs --train, the texts to train on")
     texts = read_texts(reference, column=column)
     _, human, held = comparable_sets([], texts, limit=number, say=say)
-    evaluator = Evaluator(
-        held,
-        read_texts(train, column=column) if train else None,
-        load_language_model(judge, device=device) if judge else None,
-        load_embedder(embedder, device=device) if embedder else None,
-    )
+    evaluator = _evaluator(held, train, column, judge, embedder, device)
     pipeline = load_pipeline(model, bart=bart, device=device)
     own = pipeline.default_settings
     settings = [
@@ -219,6 +205,26 @@ def fit_schedule(
 
         plot_schedule(fitted, plot, model=model or "nano")
         say(f"plot saved: {plot}")
+
+
+def _evaluator(
+    held: list[str],
+    train: Path | None,
+    column: str,
+    judge: str | None,
+    embedder: str | None,
+    device: str,
+) -> Evaluator:
+    from bartleby.corpus import read_texts
+    from bartleby.evaluation.generation import Evaluator
+    from bartleby.evaluation.judges import load_embedder, load_language_model
+
+    return Evaluator(
+        held,
+        read_texts(train, column=column) if train else None,
+        load_language_model(judge, device=device) if judge else None,
+        load_embedder(embedder, device=device) if embedder else None,
+    )
 
 
 def register(app: typer.Typer) -> None:

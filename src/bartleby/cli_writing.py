@@ -11,6 +11,7 @@ import typer
 from bartleby.cli_options import Beams, Column, Json, Seed, read_texts_given
 
 if TYPE_CHECKING:
+    from bartleby.autoencoder import DecodeSettings
     from bartleby.pipeline import TextDiffusionPipeline
     from bartleby.sampling import SamplerSettings
 
@@ -84,7 +85,7 @@ def generate(
 
     pipeline = load_pipeline(model, bart=bart, device=device)
     settings = _settings(pipeline, sampler, steps, guidance, temperature, handover)
-    decoding = _announce(pipeline, settings, beams, seed)
+    decoding = _announce(settings, beams, seed)
     callback = _watcher(pipeline, settings.steps) if watch else None
     empty = 0
     with progress_bar("generate", total=number) as bar:
@@ -141,7 +142,7 @@ def edit(
     texts = read_texts_given(text, file, column, None)
     pipeline = load_pipeline(model, bart=bart, device=device)
     settings = _settings(pipeline, sampler, steps, None, temperature, handover)
-    decoding = _announce(pipeline, settings, beams, seed)
+    decoding = _announce(settings, beams, seed)
     written = pipeline.edit(texts, strength, settings=settings, seed=seed, decoding=decoding)
     for source, edited in zip(texts, written.texts, strict=True):
         _print(edited, json, {"text": source, "edited": edited, "strength": strength})
@@ -174,7 +175,7 @@ def infill(
 
     pipeline = load_pipeline(model, bart=bart, device=device)
     settings = _settings(pipeline, sampler, steps, guidance, temperature, handover)
-    decoding = _announce(pipeline, settings, beams, seed)
+    decoding = _announce(settings, beams, seed)
     written = pipeline.infill(
         text, number, gap=gap, settings=settings, seed=seed, decoding=decoding
     )
@@ -211,7 +212,7 @@ def interpolate(
 
     pipeline = load_pipeline(model, bart=bart, device=device)
     settings = _settings(pipeline, sampler, denoising_steps, None, temperature, handover)
-    decoding = _announce(pipeline, settings, beams, seed)
+    decoding = _announce(settings, beams, seed)
     written = pipeline.interpolate(
         first, last, number, strength=strength, settings=settings, seed=seed, decoding=decoding
     )
@@ -245,7 +246,7 @@ def _settings(
     return dataclasses.replace(pipeline.default_settings, **changes)
 
 
-def _announce(pipeline, settings, beams: int, seed: int):
+def _announce(settings: SamplerSettings, beams: int, seed: int) -> DecodeSettings:
     """Says what is going to be done; returns how texts are decoded."""
     from bartleby.autoencoder import DecodeSettings
     from bartleby.console import say
