@@ -11,13 +11,13 @@ from conftest import TEXTS
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from bartleby.errors import UserError
-from bartleby.evaluation.generation import Evaluator, comparable_sets, mauve
+from bartleby.evaluation.generation import Evaluator, comparable_sets, mauve, mauve_installed
 from bartleby.evaluation.judges import LanguageModelJudge, load_language_model
 from bartleby.evaluation.ngrams import (
+    NgramIndex,
     diversity,
     length_distance,
-    longest_overlaps,
-    memorised,
+    ngrams,
     repetition,
     unigram_entropy,
     words_of,
@@ -46,10 +46,30 @@ def test_diversity_by_hand():
 
 
 def test_memory_and_overlap_by_hand():
-    training = words("the old cat sat on the mat today", "a dog")
+    training = NgramIndex(words("the old cat sat on the mat today", "a dog"))
     texts = words("the old cat sat on a dog", "nothing here is known", "a dog")
-    assert memorised(texts, training) == pytest.approx(2 / 5)  # of 4 + 1 + 0 4-grams
-    assert longest_overlaps(texts, training) == [5, 0, 2]
+    assert training.memorised(texts) == pytest.approx(2 / 5)  # of 4 + 1 + 0 4-grams
+    assert training.longest_overlaps(texts) == [5, 0, 2]
+    assert training.memorised(words("a b", "")) == 0  # none is long enough
+    assert NgramIndex([]).longest_overlaps(texts) == [0, 0, 0]
+
+
+def test_the_index_finds_what_counting_finds():
+    rng = random.Random(0)
+    texts, training = (
+        [[rng.choice("abcde") for _ in range(rng.randrange(12))] for _ in range(count)]
+        for count in (20, 60)
+    )
+    index = NgramIndex(training)
+    for n in (1, 3, 4, 6):
+        known = {ngram for text in training for ngram in ngrams(text, n)}
+        own = [ngram for text in texts for ngram in ngrams(text, n)]
+        assert index.memorised(texts, n) == pytest.approx(np.mean([n in known for n in own]))
+    for text, longest in zip(texts, index.longest_overlaps(texts), strict=True):
+        for n, expected in ((longest, True), (longest + 1, False)):
+            known = {ngram for other in training for ngram in ngrams(other, n)}
+            if n:
+                assert any(ngram in known for ngram in ngrams(text, n)) == expected
 
 
 def test_length_distance_by_hand():
@@ -81,8 +101,12 @@ def judge(tokenizer) -> LanguageModelJudge:
 def test_likelihoods_are_the_models_own_and_do_not_depend_on_the_batch(judge):
     import torch
 
-    nats, tokens = judge.likelihoods(TEXTS[:30])
-    alone = [judge.likelihoods([text])[0][0] for text in TEXTS[:30]]
+    reading = judge.read(TEXTS[:30])
+    nats, tokens = reading.nats, reading.tokens
+    alone = [judge.read([text]) for text in TEXTS[:30]]
+    features = np.concatenate([own.features for own in alone])
+    assert np.allclose(features, reading.features, atol=1e-4)
+    alone = [own.nats[0] for own in alone]
     assert np.allclose(nats, alone, rtol=1e-4)
     ids = torch.tensor([judge.tokenizer(TEXTS[0])["input_ids"][:-1]])  # without the end
     with torch.inference_mode():
@@ -102,7 +126,16 @@ def test_scores_tell_human_text_from_shuffled_repeated_and_copied_text(judge):
     collapsed = evaluator.score(["The dog likes tea."] * 20)
     assert collapsed.duplicates == pytest.approx(0.95) and collapsed.diversity < 1e-3
     assert evaluator.score(["", *human]).empty == pytest.approx(1 / (len(human) + 1))
-    assert scores.mauve is None
+    assert scores.mauve_embedder is None  # nobody was given to embed
+
+
+def test_mauve_sees_the_order_of_words_on_the_judges_features(judge):
+    """A set against itself is 1; the same words in another order are other features."""
+    pytest.importorskip("mauve")
+    evaluator = Evaluator(TEXTS, judge=judge)
+    rng = random.Random(0)
+    shuffled = [" ".join(rng.sample(text.split(), len(text.split()))) for text in TEXTS]
+    assert evaluator.score(TEXTS).mauve > 0.99 > evaluator.score(shuffled).mauve
 
 
 def test_repeats_give_mean_and_deviation(judge):
@@ -144,7 +177,8 @@ def test_evaluate_on_the_command_line(cli, judge, tmp_path):
     human, scored = map(json.loads, result.stdout.splitlines())
     assert (human["set"], scored["set"]) == ("human", "samples")
     assert scored["texts"] == 30 and scored["empty"] == pytest.approx(1 / 30)
-    assert scored["judge"] == str(folder) and scored["mauve"] is None
+    assert scored["judge"] == str(folder) and scored["mauve_embedder"] is None
+    assert (scored["mauve"] is None) == (not mauve_installed())
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"text": "The dog."}\n{"text": ""}\n')
     result = cli("evaluate", rows, "--reference", reference, "--json")
@@ -158,8 +192,8 @@ def test_evaluate_on_the_command_line(cli, judge, tmp_path):
 
 
 def test_long_texts_are_cut_to_the_judges_window_and_that_is_said(judge, capsys):
-    nats, tokens = judge.likelihoods(["word " * 500, "The dog."])
-    assert tokens[0] == 63 and np.isfinite(nats).all()
+    reading = judge.read(["word " * 500, "The dog."])
+    assert reading.tokens[0] == 63 and np.isfinite(reading.nats).all()
     assert "reads the first 63 tokens of 1 long texts" in capsys.readouterr().err
 
 

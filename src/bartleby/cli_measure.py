@@ -1,4 +1,4 @@
-"""The commands that measure texts and latents: evaluate, benchmark, fit-schedule."""
+"""The commands that measure texts and latents: evaluate, benchmark, benchmark-edits, fit-schedule."""
 
 from __future__ import annotations
 
@@ -18,10 +18,14 @@ Train = Annotated[
 ]
 Judge = Annotated[
     str | None,
-    typer.Option(metavar="MODEL", help="Language model: hub name, folder or .gguf file."),
+    typer.Option(
+        metavar="MODEL",
+        help="Language model for perplexity and MAUVE: hub name, folder or .gguf file.",
+    ),
 ]
 Embedder = Annotated[
-    str | None, typer.Option(metavar="MODEL", help="Encoder for MAUVE: hub name or folder.")
+    str | None,
+    typer.Option(metavar="MODEL", help="Encoder for MAUVE of topics: hub name or folder."),
 ]
 
 
@@ -42,7 +46,8 @@ def evaluate(
     """Score any file of texts, a text a line, beside human ones.
 
     Half of the reference is scored as the human row, the other half is what all are held against.
-    Without --judge there is no perplexity, without --embedder no MAUVE.
+    Without --judge there is neither perplexity nor MAUVE on its features, without --embedder no MAUVE on
+    what texts are about.
 
     Example: bartleby evaluate mine.txt --reference valid.txt --judge gpt2-large
     """
@@ -59,8 +64,8 @@ def evaluate(
     )
     evaluator = _evaluator(held, train, column, judge, embedder, device)
     say(
-        f"{len(sets)} x {len(sets[0]):,} texts against {len(held):,} · perplexity by {judge or 'no model'} · "
-        f"MAUVE on {embedder or 'no model'} · seed {seed}"
+        f"{len(sets)} x {len(sets[0]):,} texts against {len(held):,} · judge {judge or 'none'} · "
+        f"embedder {embedder or 'none'} · seed {seed}"
     )
     rows = {}
     jobs = {"human": [human], "samples": sets}
@@ -131,8 +136,8 @@ def benchmark(
         )
     ]
     say(
-        f"{len(human):,} texts a row · {seeds} seeds from {seed} · perplexity by {judge or 'no model'} · "
-        f"MAUVE on {embedder or 'no model'}"
+        f"{len(human):,} texts a row · {seeds} seeds from {seed} · judge {judge or 'none'} · "
+        f"embedder {embedder or 'none'}"
     )
     window = pipeline.config.window
     yardstick = (
@@ -150,6 +155,72 @@ def benchmark(
     )
     benchmark_report(scores, judge=judge, embedder=embedder, as_json=json)
     say(f"texts and scores saved: {out}")
+
+
+def benchmark_edits(
+    reference: Annotated[Path, typer.Option(help="Human texts to edit, fill in and interpolate.")],
+    judge: Annotated[
+        str,
+        typer.Option(metavar="MODEL", help="Language model: hub name, folder or .gguf file."),
+    ],
+    embedder: Annotated[
+        str, typer.Option(metavar="MODEL", help="Encoder for similarity: hub name or folder.")
+    ],
+    number: Annotated[
+        int, typer.Option("-n", "--number", min=2, help="Texts to start from.")
+    ] = 200,
+    strength: Annotated[
+        list[float] | None,
+        typer.Option(min=0, max=1, help="A row each; may be repeated. Default: 0 to 1 by 0.1."),
+    ] = None,
+    places: Annotated[int, typer.Option(min=2, help="Texts of an interpolation.")] = 7,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw the rows as a picture (.png, .svg, .pdf).")
+    ] = None,
+    model: Generator = None,
+    bart: Bart = None,
+    column: Column = "text",
+    device: Device = "cpu",
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Score edits, interpolations and filled gaps: how fluent, how like their source.
+
+    Example: bartleby benchmark-edits --reference valid.txt --judge gpt2-large --embedder
+    sentence-transformers/all-MiniLM-L6-v2
+    """
+    from bartleby.console import check_plot_path, say, track
+    from bartleby.corpus import read_texts
+    from bartleby.edit_benchmark import EditBenchmark, run_edit_benchmark
+    from bartleby.evaluation.judges import load_embedder, load_language_model
+    from bartleby.pipeline import load_pipeline
+    from bartleby.reports import edit_report
+
+    if plot:
+        check_plot_path(plot)
+    texts = read_texts(reference, column=column)[:number]
+    pipeline = load_pipeline(model, bart=bart, device=device)
+    settings = pipeline.default_settings
+    say(f"{len(texts):,} texts · {settings} · judge {judge} · embedder {embedder} · seed {seed}")
+    rows = run_edit_benchmark(
+        EditBenchmark(
+            pipeline,
+            load_language_model(judge, device=device),
+            load_embedder(embedder, device=device),
+            settings,
+            seed,
+        ),
+        texts,
+        strengths=strength or [index / 10 for index in range(11)],
+        places=places,
+        track=lambda items, total: track(items, "benchmark", total=total),
+    )
+    edit_report(rows, judge=judge, embedder=embedder, as_json=json)
+    if plot:
+        from bartleby.plots import plot_edits
+
+        plot_edits(rows, plot)
+        say(f"plot saved: {plot}")
 
 
 def fit_schedule(
@@ -215,10 +286,13 @@ def _evaluator(
     embedder: str | None,
     device: str,
 ) -> Evaluator:
+    from bartleby.console import say
     from bartleby.corpus import read_texts
-    from bartleby.evaluation.generation import Evaluator
+    from bartleby.evaluation.generation import Evaluator, mauve_installed
     from bartleby.evaluation.judges import load_embedder, load_language_model
 
+    if judge and not mauve_installed():
+        say("no MAUVE without the package mauve-text: pip install 'bartleby[eval]'")
     return Evaluator(
         held,
         read_texts(train, column=column) if train else None,
@@ -231,4 +305,5 @@ def register(app: typer.Typer) -> None:
     """Adds the commands of this file."""
     app.command()(evaluate)
     app.command()(benchmark)
+    app.command()(benchmark_edits)
     app.command()(fit_schedule)

@@ -67,6 +67,8 @@ class ObjectiveTable:
     schedule_d: float = 3.0  # of tan: 1 is the cosine, larger is noisier
     timesteps: int = 1000
     conditioned: float = 0.0  # share of passages of which a part is given, for token-transformer
+    # Cross-entropy over a batch's tokens and so many others, drawn anew each step; 0 is the whole vocabulary.
+    candidates: int = 0
 
 
 @dataclass(frozen=True)
@@ -145,6 +147,11 @@ class TrainConfig:
                 f"objective.conditioned is {self.objective.conditioned}, but '{self.denoiser.name}' takes no "
                 "condition; use denoiser.name = 'token-transformer'"
             )
+        if self.objective.candidates and not writes:
+            raise UserError(
+                f"objective.candidates is {self.objective.candidates}, but '{self.denoiser.name}' predicts no "
+                "tokens; leave the key out"
+            )
         if not 0 <= self.objective.conditioned <= 1:
             raise UserError(
                 f"objective.conditioned is {self.objective.conditioned}; it must be between 0 and 1"
@@ -158,6 +165,7 @@ _LEAST = {
     "denoiser.channels": 0,
     "objective.schedule_d": 1e-6,
     "objective.timesteps": 2,
+    "objective.candidates": 0,
     "training.epochs": 0,
     "training.steps": 0,
     "training.tokens_per_batch": 1,

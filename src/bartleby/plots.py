@@ -11,6 +11,7 @@ matplotlib.use("Agg")
 
 from matplotlib import pyplot as plt  # after the backend is chosen
 
+from bartleby.edit_benchmark import EditScores
 from bartleby.errors import UserError
 from bartleby.noise import PUBLISHED_LEVELS, CurvePoint
 from bartleby.schedule_fit import FittedSchedule, information_at
@@ -74,6 +75,32 @@ def plot_schedule(fitted: FittedSchedule, path: Path, *, model: str) -> None:
     for axes in (left, right):
         axes.legend(frameon=False, fontsize=9)
         axes.grid(alpha=0.25)
+    save(figure, path)
+
+
+def plot_edits(rows: list[EditScores], path: Path) -> None:
+    """Similarity and perplexity, as a multiple of human text's, over an edit's strength and an interpolation."""
+    human = next(row.perplexity for row in rows if row.kind == "human")
+    figure, panels = plt.subplots(1, 2, figsize=(9.5, 4), layout="constrained", sharey=True)
+    labels = {"edit": "strength of the edit", "interpolation": "place between the two texts"}
+    for axes, (kind, label) in zip(panels, labels.items(), strict=True):
+        chosen = [row for row in rows if row.kind == kind]
+        amounts = [row.amount for row in chosen]
+        source = "to the source" if kind == "edit" else "to the first text"
+        axes.plot(amounts, [row.similarity for row in chosen], "o-", label=f"similarity {source}")
+        if kind == "interpolation":
+            to_last = [row.similarity_last for row in chosen]
+            axes.plot(amounts, to_last, "o-", label="similarity to the last text")
+        axes.set(xlabel=label, ylim=(0, 1.05))
+        axes.grid(alpha=0.25)
+        right = axes.twinx()
+        multiples = [row.perplexity / human if row.perplexity else np.nan for row in chosen]
+        right.plot(amounts, multiples, "--", color="tab:red", label="perplexity, x human")
+        right.set_ylim(0, 1.1 * np.nanmax(multiples))
+        right.tick_params(axis="y", colors="tab:red")
+        lines = [*axes.get_lines(), *right.get_lines()]
+        axes.legend(lines, [line.get_label() for line in lines], frameon=False, fontsize=8)
+    panels[0].set_ylabel("cosine of embeddings")
     save(figure, path)
 
 

@@ -17,6 +17,7 @@ from bartleby.noise import CurvePoint, NoisedText, curve
 
 if TYPE_CHECKING:
     from bartleby.doctor import Finding
+    from bartleby.edit_benchmark import EditScores
     from bartleby.evaluation.generation import TextScores
     from bartleby.schedule_fit import FittedSchedule
 
@@ -197,7 +198,8 @@ def study_report(rows: list[dict], *, as_json: bool) -> None:
 
 SCORES = {  # field of TextScores -> what it is called, how it is printed
     "perplexity": ("perplexity", "{:.1f}"),
-    "mauve": ("MAUVE", "{:.3f}"),
+    "mauve": ("MAUVE, judge's features", "{:.3f}"),
+    "mauve_embedder": ("MAUVE, embedder's features", "{:.3f}"),
     "entropy": ("unigram entropy, nats", "{:.3f}"),
     "diversity": ("diversity of 2- to 4-grams", "{:.3f}"),
     "repetition": ("repeated 2-grams in a text", "{:.2%}"),
@@ -257,11 +259,12 @@ def benchmark_report(
             print_json({**row, "deviations": deviation and dataclasses.asdict(deviation)})
         return
     columns = {
-        "perplexity": ("perplexity", "{:.1f}", 14),
-        "mauve": ("MAUVE", "{:.3f}", 8),
-        "entropy": ("entropy", "{:.2f}", 9),
-        "diversity": ("divers.", "{:.3f}", 9),
-        "memorised": ("memory", "{:.1%}", 8),
+        "perplexity": ("perplexity", "{:.0f}", 11),
+        "mauve": ("MAUVE", "{:.3f}", 7),
+        "mauve_embedder": ("topics", "{:.3f}", 7),
+        "entropy": ("entropy", "{:.2f}", 8),
+        "diversity": ("divers.", "{:.3f}", 8),
+        "memorised": ("memory", "{:.1%}", 7),
         "empty": ("empty", "{:.1%}", 7),
         "duplicates": ("dupl.", "{:.1%}", 7),
     }
@@ -272,11 +275,35 @@ def benchmark_report(
             value = getattr(mean, field)
             cell = "-" if value is None else form.format(value)
             if field == "perplexity" and value is not None and deviation:
-                cell += f" ±{deviation.perplexity:.1f}"
+                cell += f" ±{deviation.perplexity:.0f}"
             cells.append(f"{cell:>{width}}")
         print(f"{name:<18}" + "".join(cells))
-    print(f"perplexity under {Path(judge).name if judge else 'no model'}; ", end="")
-    print(f"MAUVE on {Path(embedder).name if embedder else 'no model'}; ± over seeds")
+    print(f"perplexity and MAUVE: {Path(judge).name if judge else 'no model'}")
+    print(f"topics: MAUVE on {Path(embedder).name if embedder else 'no model'}; ± over seeds")
+
+
+def edit_report(rows: list[EditScores], *, judge: str, embedder: str, as_json: bool) -> None:
+    """A line a strength, place or gap set. JSON: an object each."""
+    if as_json:
+        for row in rows:
+            print_json({**dataclasses.asdict(row), "judge": judge, "embedder": embedder})
+        return
+    print(f"{'':<22}{'perplexity':>11}{'x human':>9}{'similar':>9}{'to last':>9}{'unchanged':>11}")
+    human = None
+    for row in rows:
+        if row.kind == "human":
+            human = row.perplexity
+        name = row.kind if row.kind in ("human", "infilling") else f"{row.kind} {row.amount:.3g}"
+        cells = ["-", "-"]
+        if row.perplexity is not None:
+            cells = [f"{row.perplexity:.0f}", f"{row.perplexity / human:.2f}"]
+        last = "" if row.similarity_last is None else f"{row.similarity_last:.3f}"
+        print(
+            f"{name:<22}{cells[0]:>11}{cells[1]:>9}{row.similarity:>9.3f}{last:>9}"
+            f"{row.unchanged:>11.1%}"
+        )
+    print(f"perplexity: {Path(judge).name}; similar to the source: {Path(embedder).name}")
+    print("x human: by the human row above it, the sources of the rows below")
 
 
 def schedule_report(fitted: FittedSchedule, *, as_json: bool) -> None:

@@ -35,6 +35,7 @@ from bartleby.checkpoints import (
 )
 from bartleby.conditioning import given_positions
 from bartleby.config import TrainConfig, config_to_dict
+from bartleby.denoisers.candidates import Candidates, draw_candidates
 from bartleby.errors import UserError
 from bartleby.latent_data import LatentData
 from bartleby.messages import say
@@ -61,7 +62,7 @@ MAY_CHANGE = {
     "data.cache_gb",
 }
 # What the parts of a run draw their randomness from, so that no two share a stream.
-ORDER, TIMES, NOISE, CONDITION, GIVEN = range(5)
+ORDER, TIMES, NOISE, CONDITION, GIVEN, CANDIDATES = range(6)
 IGNORED = -100  # in place of a token that is not to be predicted
 
 
@@ -97,6 +98,7 @@ class Batch:
 
     given: [B, L], True where the text is a condition and not to be predicted.  conditioned: [B], True
     where the network sees its own first estimate.  share: this process's factor in the mean loss.
+    candidates: tokens that stand for the vocabulary, if not all are scored.
     """
 
     latents: Latents
@@ -106,6 +108,7 @@ class Batch:
     timesteps: torch.Tensor
     conditioned: torch.Tensor
     share: float
+    candidates: Candidates | None
 
 
 def make_accelerator(device: str = "cpu") -> Accelerator:
@@ -257,7 +260,21 @@ def make_batch(
         timesteps[rows].to(device),
         (coins[rows] < 0.5).to(device),
         share,
+        _candidates(config, data, indices, step, accelerator),
     )
+
+
+def _candidates(config, data: LatentData, indices, step: int, accelerator) -> Candidates | None:
+    """Of the whole batch, so that every process scores the same tokens."""
+    others = config.objective.candidates
+    if not others:
+        return None
+    return draw_candidates(
+        np.concatenate([data.token_ids(index) for index in indices]),
+        len(data.autoencoder.tokenizer),
+        others=others,
+        seed=(config.training.seed, CANDIDATES, step),
+    ).to(accelerator.device)
 
 
 def denoising_loss(
@@ -270,12 +287,15 @@ def denoising_loss(
     if config.objective.loss == "cross-entropy":
         # Also where nothing is given, so that every weight takes part.
         conditions["known"] = torch.where(batch.given, batch.tokens, -1)
+    if batch.candidates:
+        conditions["candidates"] = batch.candidates
     if config.denoiser.self_conditioning:
         conditions["previous"] = _first_estimate(network, scheduler, xt, batch, conditions)
     output = network(xt, timesteps, mask, **conditions)
     predicted = mask & ~batch.given
     if config.objective.loss == "cross-entropy":
-        wanted = torch.where(predicted, batch.tokens, IGNORED)[mask]
+        tokens = batch.candidates.places(batch.tokens) if batch.candidates else batch.tokens
+        wanted = torch.where(predicted, tokens, IGNORED)[mask]
         loss = F.cross_entropy(output.logits, wanted, ignore_index=IGNORED, reduction="sum")
         return loss * batch.share
     target = training_target(scheduler, x0, batch.noise, timesteps)
@@ -291,7 +311,9 @@ def _first_estimate(network, scheduler, xt, batch: Batch, conditions: dict) -> t
     if len(rows) == 0:
         return previous
     timesteps, mask = batch.timesteps[rows], batch.latents.mask[rows]
-    chosen = {name: value[rows] for name, value in conditions.items()}
+    chosen = dict(conditions)
+    if "known" in chosen:
+        chosen["known"] = chosen["known"][rows]
     with torch.no_grad():
         guess = network(xt[rows], timesteps, mask, **chosen).sample.float()
     previous[rows] = predicted_x0(scheduler, guess, xt[rows], timesteps)

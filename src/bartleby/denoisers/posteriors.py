@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from bartleby.denoisers.candidates import Candidates
+
 SMALLEST_VARIANCE = 1e-4  # a component that never varies must not be divided by
 IMPOSSIBLE = -1e4  # logit of every other token where one is known
 
@@ -80,15 +82,16 @@ class WienerFilter(nn.Module):
 
 @dataclass(frozen=True)
 class Evidence:
-    """What each of n real positions says of its token by itself; V tokens, C axes.
+    """What each of n real positions says of its token by itself; V tokens or candidates, C axes.
 
     z: [n, C], the noised latent about its position's mean.  logits: [n, V], log of likelihood times
     prior, up to a constant.  signal: [n, 1], sqrt(alpha_bar).  precision: [n, C], of z given the token.
-    mask: [B, L], where the n tokens stand.
+    mask: [B, L], where the n tokens stand.  token_means: [V, C].
     """
 
     z: torch.Tensor
     logits: torch.Tensor
+    token_means: torch.Tensor
     signal: torch.Tensor
     precision: torch.Tensor
     mask: torch.Tensor
@@ -136,11 +139,17 @@ class TokenMixture(nn.Module):
         timesteps: torch.Tensor,
         mask: torch.Tensor | None = None,
         known: torch.Tensor | None = None,
+        candidates: Candidates | None = None,
     ) -> Evidence:
         """The evidence of x_t [B, C, L] at timesteps [B], at real tokens only.
 
         known: [B, L], ids of tokens that are given, -1 elsewhere; there the sample is not looked at.
+        candidates: score these instead of the whole vocabulary; they must include what is known.
         """
+        means, log_prior = self.token_means, self.log_prior
+        if candidates is not None:
+            means = means[candidates.ids]
+            log_prior = log_prior[candidates.ids] + candidates.log_weight
         if mask is None:
             mask = torch.ones_like(sample[:, 0], dtype=torch.bool)
         mask = mask.bool()
@@ -148,23 +157,24 @@ class TokenMixture(nn.Module):
         a = self.alpha_bar[timesteps][:, None]  # [B, 1]
         precision = 1 / (a * self.eigenvalues + 1 - a).clamp_min(SMALLEST_VARIANCE)  # [B, C]
         # What does not depend on z is the same for a whole text: a tenth of the work or less.
-        without_z = self.log_prior - 0.5 * (a * precision) @ self.token_means.square().T  # [B, V]
+        without_z = log_prior - 0.5 * (a * precision) @ means.square().T  # [B, V]
         a, precision = a[row], precision[row]
         positions = self._positions(mask.shape[1]).expand(*mask.shape, -1)[mask]
         z = (sample.float().transpose(1, 2)[mask] - a.sqrt() * positions) @ self.basis
-        logits = without_z[row].addmm_(a.sqrt() * precision * z, self.token_means.T)
+        logits = without_z[row].addmm_(a.sqrt() * precision * z, means.T)
         signal = a.sqrt()
         if known is not None:
-            given, tokens = known[mask] >= 0, known[mask]
-            signal[given], z[given] = 1.0, self.token_means[tokens[given]]
+            given = known[mask] >= 0
+            tokens = known[mask][given]
+            signal[given], z[given] = 1.0, self.token_means[tokens]
             precision[given] = 1 / self.eigenvalues.clamp_min(SMALLEST_VARIANCE)
             logits[given] = IMPOSSIBLE
-            logits[given, tokens[given]] = 0.0
-        return Evidence(z, logits, signal, precision, mask)
+            logits[given, candidates.places(tokens) if candidates else tokens] = 0.0
+        return Evidence(z, logits, means, signal, precision, mask)
 
     def explain(self, evidence: Evidence, probabilities: torch.Tensor) -> torch.Tensor:
         """Posterior mean [n, C] along the axes, about the position's mean, given each token's probabilities."""
-        token = probabilities @ self.token_means
+        token = probabilities @ evidence.token_means
         gain = evidence.signal * self.eigenvalues * evidence.precision
         return token + gain * (evidence.z - evidence.signal * token)
 

@@ -21,6 +21,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import nn
 
+from bartleby.denoisers.candidates import Candidates
 from bartleby.denoisers.contract import at_real_tokens, batch_timesteps
 from bartleby.denoisers.posteriors import Evidence, TokenMixture, placed
 from bartleby.denoisers.transformer import Trunk
@@ -88,15 +89,17 @@ class TokenTransformer(ModelMixin, ConfigMixin):
         mask: torch.Tensor | None = None,
         previous: torch.Tensor | None = None,
         known: torch.Tensor | None = None,
+        candidates: Candidates | None = None,
     ) -> TokenDenoiserOutput:
         """previous: [B, C, L], an earlier estimate of x0; zeros where there is none.
 
         known: [B, L], ids of tokens that are given (a prefix, the words around a gap), -1 elsewhere.
+        candidates: the V of the output are these tokens instead of the whole vocabulary.
         """
         timesteps = batch_timesteps(timestep, sample)
         with torch.autocast(sample.device.type, enabled=False):
-            seen = self.posterior.observe(sample, timesteps, mask, known)
-            token = seen.logits.softmax(dim=1) @ self.posterior.token_means
+            seen = self.posterior.observe(sample, timesteps, mask, known, candidates)
+            token = seen.logits.softmax(dim=1) @ seen.token_means
             inputs = placed(torch.cat([seen.z * seen.precision.sqrt(), token], dim=1), seen.mask)
             if self.config.self_conditioning:
                 previous = torch.zeros_like(sample) if previous is None else previous
@@ -106,8 +109,9 @@ class TokenTransformer(ModelMixin, ConfigMixin):
             hidden = hidden + (known >= 0)[:, :, None] * self.given
         hidden = self.trunk(hidden, timesteps, seen.mask)[seen.mask]  # [n, W]
         context = self.leave(hidden).float()  # [n, C]
+        readout = self.readout.weight if candidates is None else self.readout(candidates.ids)
         with torch.autocast(sample.device.type, enabled=False):
-            logits = torch.addmm(seen.logits, context, self.readout.weight.T)  # [n, V]
+            logits = torch.addmm(seen.logits, context, readout.T)  # [n, V]
         return TokenDenoiserOutput(logits, functools.partial(self._expected_latents, seen))
 
     def _expected_latents(self, seen: Evidence, logits: torch.Tensor) -> torch.Tensor:

@@ -7,6 +7,7 @@ same number, and human text is scored the same way. Which models judged is part 
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,10 +18,9 @@ import numpy as np
 from bartleby.errors import UserError
 from bartleby.evaluation.judges import Embedder, LanguageModelJudge
 from bartleby.evaluation.ngrams import (
+    NgramIndex,
     diversity,
     length_distance,
-    longest_overlaps,
-    memorised,
     repetition,
     unigram_entropy,
     words_of,
@@ -32,8 +32,9 @@ from bartleby.messages import say
 class TextScores:
     """Scores of a set of texts. Shares are 0 to 1; None where what is needed for a score was not given.
 
-    perplexity: exp(nats / tokens) over all texts together, under the judge.
-    mauve: 0 to 1, against the reference (Pillutla et al. 2021).  entropy: nats a word, of all words.
+    perplexity: exp(nats / tokens) over all texts together, under the judge.  mauve: 0 to 1, against the
+    reference (Pillutla et al. 2021), on the judge's features.  mauve_embedder: the same on the embedder's,
+    which say what texts are about and hardly see the order of their words.  entropy: nats a word, of all words.
     diversity: of 2- to 4-grams.  repetition: of 2-grams within a text.  memorised: share of 4-grams,
     longest_overlap: mean longest run of words, copied: share of whole texts, in the training texts.
     length_distance: words, to the reference.  empty, duplicates: shares of the texts.
@@ -43,6 +44,7 @@ class TextScores:
     words: float
     perplexity: float | None
     mauve: float | None
+    mauve_embedder: float | None
     entropy: float
     diversity: float
     repetition: float
@@ -69,19 +71,25 @@ class Evaluator:
             raise UserError("there are no texts to score")
         words, reference = self._words(texts), self._words(self.reference)
         count = len(texts)
-        training = self._training_words
+        training = self._training_ngrams
+        reading = self.judge and self.judge.read(texts)
         return TextScores(
             texts=count,
             words=float(np.mean([len(own) for own in words])),
-            perplexity=self.perplexity(texts),
-            mauve=self._mauve(texts, seed),
+            perplexity=reading and reading.perplexity,
+            mauve=self._mauve(reading.features, self._judged_reference, seed)
+            if reading and mauve_installed()
+            else None,
+            mauve_embedder=self._mauve(self.embedder.embed(texts), self._embedded_reference, seed)
+            if self.embedder
+            else None,
             entropy=unigram_entropy(words),
             diversity=diversity(words),
             repetition=repetition(words, 2),
-            memorised=None if training is None else memorised(words, training),
+            memorised=None if training is None else training.memorised(words),
             longest_overlap=None
             if training is None
-            else float(np.mean(longest_overlaps(words, training))),
+            else float(np.mean(training.longest_overlaps(words))),
             copied=None if training is None else _share_in(texts, self.training),
             length_distance=length_distance(words, reference),
             empty=sum(not text.strip() for text in texts) / count,
@@ -97,25 +105,23 @@ class Evaluator:
             return scores[0], None
         return _over(statistics.mean, scores), _over(statistics.stdev, scores)
 
-    def perplexity(self, texts: list[str]) -> float | None:
-        """exp of the mean nats a token under the judge, over all texts together; None without a judge."""
-        if self.judge is None:
-            return None
-        nats, tokens = self.judge.likelihoods(texts)
-        return float(np.exp(nats.sum() / tokens.sum())) if tokens.sum() else None
-
-    def _mauve(self, texts: list[str], seed: int) -> float | None:
-        """MAUVE of as many texts on both sides, on the embedder's features; None without an embedder."""
-        if self.embedder is None:
-            return None
-        count = min(len(texts), len(self.reference))
-        return mauve(
-            self.embedder.embed(texts[:count]), self.embedder.embed(self.reference[:count]), seed
-        )
+    @staticmethod
+    def _mauve(features: np.ndarray, reference: np.ndarray, seed: int) -> float:
+        """MAUVE of as many texts on both sides."""
+        count = min(len(features), len(reference))
+        return mauve(features[:count], reference[:count], seed)
 
     @cached_property
-    def _training_words(self) -> list[list[str]] | None:
-        return None if self.training is None else self._words(self.training)
+    def _judged_reference(self) -> np.ndarray:
+        return self.judge.read(self.reference).features
+
+    @cached_property
+    def _embedded_reference(self) -> np.ndarray:
+        return self.embedder.embed(self.reference)
+
+    @cached_property
+    def _training_ngrams(self) -> NgramIndex | None:
+        return None if self.training is None else NgramIndex(self._words(self.training))
 
     @staticmethod
     def _words(texts: list[str]) -> list[list[str]]:
@@ -140,6 +146,11 @@ def comparable_sets(
         if len(texts) > count:
             say(f"set {index + 1}: the first {count:,} of {len(texts):,} texts are used")
     return [texts[:count] for texts in sets], human[:count], held[:count]
+
+
+def mauve_installed() -> bool:
+    """Whether the package is there; a judge gives perplexity without it."""
+    return importlib.util.find_spec("mauve") is not None
 
 
 def mauve(features: np.ndarray, reference: np.ndarray, seed: int = 0) -> float:

@@ -30,6 +30,24 @@ LONGEST = 1024  # tokens of a text that are read
 
 
 @dataclass(frozen=True)
+class Reading:
+    """What a language model makes of n texts.
+
+    nats, tokens: [n], a text's tokens, given a start token; the end after it is not scored.  features:
+    [n, d], the last layer's state at its last token, which MAUVE compares (Pillutla et al. 2021).
+    """
+
+    nats: np.ndarray
+    tokens: np.ndarray
+    features: np.ndarray
+
+    @property
+    def perplexity(self) -> float | None:
+        """exp of the mean nats a token, over all texts together; None if they have no token."""
+        return float(np.exp(self.nats.sum() / self.tokens.sum())) if self.tokens.sum() else None
+
+
+@dataclass(frozen=True)
 class LanguageModelJudge:
     """A causal language model that says how likely texts are."""
 
@@ -38,8 +56,8 @@ class LanguageModelJudge:
     tokenizer: PreTrainedTokenizerBase
 
     @torch.inference_mode()
-    def likelihoods(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        """([n] nats, [n] tokens) of each text: its tokens, given a start token; the end after it is not scored."""
+    def read(self, texts: list[str]) -> Reading:
+        """Likelihood and features of each text."""
         start = self.tokenizer.bos_token_id
         start = self.tokenizer.eos_token_id if start is None else start
         window = getattr(self.model.config, "max_position_embeddings", None) or LONGEST
@@ -51,14 +69,18 @@ class LanguageModelJudge:
         sequences = [[start, *own[: window - 1]] for own in ids]
         lengths = np.array([len(sequence) for sequence in sequences])
         nats = np.zeros(len(texts))
+        features = np.zeros((len(texts), self.model.config.hidden_size), np.float32)
         order = np.argsort(lengths, kind="stable")
         for rows in cut_by_tokens(order, lengths, TOKENS_PER_BATCH):
             ids, mask = pad([sequences[row] for row in rows], start)
             ids, mask = ids.to(self.model.device), mask.to(self.model.device)
-            logits = self.model(input_ids=ids, attention_mask=mask).logits[:, :-1].float()
+            output = self.model(input_ids=ids, attention_mask=mask, output_hidden_states=True)
+            logits = output.logits[:, :-1].float()
             losses = F.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
             nats[rows] = (losses * mask[:, 1:]).sum(dim=1).double().cpu().numpy()
-        return nats, lengths - 1
+            last = output.hidden_states[-1][torch.arange(len(rows)), lengths[rows] - 1]
+            features[rows] = last.float().cpu().numpy()
+        return Reading(nats, lengths - 1, features)
 
 
 @dataclass(frozen=True)

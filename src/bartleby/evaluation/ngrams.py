@@ -14,6 +14,7 @@ import numpy as np
 
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*|[^\w\s]|_")
 MEMORY_N = 4
+HASH_BASE = np.uint64(0x9E3779B97F4A7C15)  # any large odd number
 
 
 def words_of(text: str) -> list[str]:
@@ -56,31 +57,58 @@ def repetition(texts: list[list[str]], n: int) -> float:
     return float(np.mean(shares)) if shares else 0.0
 
 
-def memorised(texts: list[list[str]], training: list[list[str]], n: int = MEMORY_N) -> float:
-    """Share of the texts' n-grams that stand in the training texts."""
-    wanted = {ngram for words in texts for ngram in ngrams(words, n)}
-    known = {ngram for words in training for ngram in ngrams(words, n) if ngram in wanted}
-    own = [ngram for words in texts for ngram in ngrams(words, n)]
-    return sum(ngram in known for ngram in own) / len(own) if own else 0.0
+class NgramIndex:
+    """The n-grams of many texts, for asking which of others stand among them.
+
+    n-grams are compared by 64-bit hashes: among three million the odds that any two collide are 1 in 10^6.
+    """
+
+    def __init__(self, texts: list[list[str]]):
+        self._texts = _Coded(texts)
+        self._sorted: dict[int, np.ndarray] = {}
+
+    def memorised(self, texts: list[list[str]], n: int = MEMORY_N) -> float:
+        """Share of the texts' n-grams that stand in the indexed ones."""
+        found, _ = self._found(_Coded(texts), n)
+        return float(found.mean()) if found.size else 0.0
+
+    def longest_overlaps(self, texts: list[list[str]]) -> list[int]:
+        """For each text, the length in words of its longest run that stands in an indexed text."""
+        coded, longest, n = _Coded(texts), np.zeros(len(texts), int), 0
+        while True:  # where no n-gram is shared, no longer one is either
+            n += 1
+            found, owners = self._found(coded, n)
+            if not found.any():
+                return longest.tolist()
+            longest[owners[found]] = n
+
+    def _found(self, coded: _Coded, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """(whether it is indexed, which text it is of) for every n-gram of `coded`."""
+        if n not in self._sorted:
+            self._sorted[n] = np.unique(self._texts.ngrams(n)[0])
+        known, (hashes, owners) = self._sorted[n], coded.ngrams(n)
+        if not known.size:
+            return np.zeros(len(hashes), bool), owners
+        places = np.searchsorted(known, hashes).clip(max=len(known) - 1)
+        return known[places] == hashes, owners
 
 
-def longest_overlaps(texts: list[list[str]], training: list[list[str]]) -> list[int]:
-    """For each text, the length in words of its longest run that stands in a training text."""
-    longest = [0] * len(texts)
-    candidates = set(range(len(texts)))
-    n = 0
-    while candidates:  # a text without a shared n-gram has no longer one either
-        n += 1
-        wanted = {ngram for index in candidates for ngram in ngrams(texts[index], n)}
-        known = {ngram for words in training for ngram in ngrams(words, n) if ngram in wanted}
-        candidates = {
-            index
-            for index in candidates
-            if any(ngram in known for ngram in ngrams(texts[index], n))
-        }
-        for index in candidates:
-            longest[index] = n
-    return longest
+class _Coded:
+    """Texts as one array of word codes, and the text that each word is of."""
+
+    def __init__(self, texts: list[list[str]]):
+        self.words = np.array([hash(word) for text in texts for word in text], np.int64)
+        self.words = self.words.view(np.uint64)
+        self.owners = np.repeat(np.arange(len(texts)), [len(text) for text in texts])
+
+    def ngrams(self, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """(hashes, owners) of all runs of n words within a text."""
+        starts = max(0, len(self.words) - n + 1)
+        hashes = np.zeros(starts, np.uint64)
+        for offset in range(n):  # a polynomial in HASH_BASE, modulo 2^64
+            hashes = hashes * HASH_BASE + self.words[offset : offset + starts]
+        within = self.owners[:starts] == self.owners[n - 1 : n - 1 + starts]
+        return hashes[within], self.owners[:starts][within]
 
 
 def length_distance(texts: list[list[str]], reference: list[list[str]]) -> float:

@@ -1,0 +1,94 @@
+"""The benchmark of edits: gaps, what must be exact, the table, the picture, bad input."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from conftest import TEXTS
+from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel
+
+from bartleby.edit_benchmark import EditBenchmark, run_edit_benchmark, with_gap
+from bartleby.errors import UserError
+from bartleby.evaluation.judges import load_embedder, load_language_model
+from bartleby.pipeline import TextDiffusionPipeline
+from bartleby.sampling import SamplerSettings
+
+STRENGTHS, PLACES = [0.0, 0.5, 1.0], 3
+
+
+@pytest.fixture(scope="module")
+def judges(tokenizer, tmp_path_factory):
+    """(judge, embedder): folders of untrained models; what they say means nothing, how it is used is tested."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": len(tokenizer)}
+    networks = {
+        "judge": GPT2LMHeadModel(
+            GPT2Config(**sizes, n_positions=64, n_embd=16, n_layer=1, n_head=2)
+        ),
+        "embedder": BertModel(
+            BertConfig(
+                **sizes,
+                hidden_size=16,
+                num_hidden_layers=1,
+                num_attention_heads=2,
+                intermediate_size=16,
+            )
+        ),
+    }
+    folder = tmp_path_factory.mktemp("judges")
+    for name, network in networks.items():
+        network.save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+    return folder / "judge", folder / "embedder"
+
+
+def test_a_gap_leaves_the_ends_and_takes_one_to_three_words():
+    text = "the dog likes to drink tea at home"
+    for seed in range(50):
+        words = with_gap(text, seed=(seed,)).split()
+        assert words[0] == "the" and words[-1] == "home" and words.count("<mask>") == 1
+        assert 8 - 3 <= len(words) - 1 <= 8 - 1
+    assert len({with_gap(text, seed=(seed,)) for seed in range(50)}) > 10
+    with pytest.raises(UserError, match="has 4 words; a gap needs at least 5"):
+        with_gap("too short a text", seed=(0,))
+
+
+def test_rows_are_there_and_ends_are_reconstructions(generator_run, judges):
+    pipeline = TextDiffusionPipeline.from_run(generator_run)
+    benchmark = EditBenchmark(
+        pipeline,
+        load_language_model(str(judges[0])),
+        load_embedder(str(judges[1])),
+        SamplerSettings(steps=4),
+    )
+    texts = [text for text in TEXTS if len(text.split()) >= 5][:6]
+    rows = run_edit_benchmark(benchmark, [*texts, "Hi."], strengths=STRENGTHS, places=PLACES)
+    assert [row.kind for row in rows] == [
+        "human", *["edit"] * 3, *["interpolation"] * 3, "human", "infilling",
+    ]  # fmt: skip
+    assert [row.amount for row in rows[1:7]] == [0, 0.5, 1, 0, 0.5, 1]
+    assert rows[0].similarity == pytest.approx(1, abs=1e-5) and rows[0].unchanged == 1
+    rebuilt = pipeline.edit([*texts, "Hi."], 0.0).texts
+    same = sum(a == b for a, b in zip([*texts, "Hi."], rebuilt, strict=True)) / 7
+    assert rows[1].unchanged == pytest.approx(same)
+    assert rows[4].similarity_last == pytest.approx(rows[6].similarity, abs=0.2)
+
+
+def test_the_command(cli, generator_run, judges, tmp_path):
+    reference, plot = tmp_path / "reference.txt", tmp_path / "edits.png"
+    reference.write_text("\n".join(TEXTS[:12]) + "\n")
+    options = ["benchmark-edits", "--reference", reference, "--model", generator_run, "-n", 8]
+    options += ["--judge", judges[0], "--embedder", judges[1], "--places", 3]
+    result = cli(*options, "--strength", 0, "--strength", 1, "--plot", plot)
+    assert result.exit_code == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert max(map(len, lines)) <= 80 and lines[2].startswith("edit 0 ")
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    rows = cli(*options, "--strength", 0.5, "--json").stdout.splitlines()
+    assert json.loads(rows[1])["kind"] == "edit" and json.loads(rows[1])["amount"] == 0.5
+    assert cli(*options, "--strength", 2).exit_code == 2
+    reference.write_text("Too short.\nThis too.\n")
+    failed = cli(*options)
+    assert failed.exit_code == 1 and "fewer than 2 of the texts" in failed.stderr
