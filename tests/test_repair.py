@@ -72,7 +72,7 @@ def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(generator_run, tmp_path)
         run_for(setup, denoiser, tmp_path / "parts", 12)
     setup, denoiser = opened(generator_run)
     other = dataclasses.replace(CONFIG, noisiest=0.5)
-    with pytest.raises(UserError, match="was trained with noisiest = 0.7, not 0.5"):
+    with pytest.raises(UserError, match="was trained with noisiest = 0.8, not 0.5"):
         run_for(setup, denoiser, tmp_path / "parts", 12, other)
 
 
@@ -95,5 +95,7 @@ def test_the_command_leaves_a_bart_that_generates(cli, generator_run, tmp_path):
 def test_impossible_settings_are_named(tmp_path):
     with pytest.raises(UserError, match="noisiest is 1.5"):
         RepairConfig(noisiest=1.5)
+    with pytest.raises(UserError, match="quietest is 0.8; it must be below noisiest"):
+        RepairConfig(quietest=0.8)
     with pytest.raises(UserError, match="copies is -1"):
         RepairConfig(copies=-1)

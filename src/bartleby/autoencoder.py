@@ -16,10 +16,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import BartForConditionalGeneration, GenerationConfig, PreTrainedTokenizerBase
+from transformers import (
+    BartForConditionalGeneration,
+    GenerationConfig,
+    LogitsProcessorList,
+    PreTrainedTokenizerBase,
+)
 from transformers.modeling_outputs import BaseModelOutput
 
 from bartleby.batching import cut_by_tokens, pad
+from bartleby.drawing import GumbelDraws
 from bartleby.errors import UserError
 from bartleby.messages import say
 from bartleby.precision import autocast
@@ -34,19 +40,33 @@ MAX_TRUNCATED_WINDOWS = (
 
 @dataclass(frozen=True)
 class DecodeSettings:
-    """How the decoder writes. Every field is passed to it; nothing is taken from a model's own defaults."""
+    """How the decoder writes. Every field is passed to it; nothing is taken from a model's own defaults.
+
+    temperature: 0 takes the likeliest token, 1 draws from what the decoder predicts; not with beams.
+    """
 
     num_beams: int = 1
     repetition_penalty: float = 1.0
     no_repeat_ngram_size: int = 0
     length_penalty: float = 1.0
+    temperature: float = 0.0
+
+    def __post_init__(self):
+        if not 0 <= self.temperature <= 10:
+            raise UserError(
+                f"the decoder's temperature is {self.temperature}; it must be between 0 and 10"
+            )
+        if self.temperature and self.num_beams > 1:
+            raise UserError(
+                f"beam search does not draw; set {self.num_beams} beams or a decoder temperature of "
+                f"{self.temperature:g}, not both"
+            )
 
     def __str__(self) -> str:
-        search = (
-            "greedy"
-            if self.num_beams == 1
-            else f"{self.num_beams} beams, length penalty {self.length_penalty}"
-        )
+        if self.num_beams > 1:
+            search = f"{self.num_beams} beams, length penalty {self.length_penalty}"
+        else:
+            search = f"drawn at temperature {self.temperature:g}" if self.temperature else "greedy"
         return f"{search}, repetition penalty {self.repetition_penalty}, no-repeat n-gram {self.no_repeat_ngram_size}"
 
 
@@ -241,10 +261,12 @@ class Autoencoder:
         settings: DecodeSettings = DecodeSettings(),
         *,
         known: torch.Tensor | None = None,
+        seeds: list[tuple[int, ...]] | None = None,
     ) -> list[list[int]]:
         """What the decoder writes for one batch of latents: token ids, starting with the decoder's start token.
 
-        known: [B, L], ids of tokens that it must write at their places, -1 where it is free.
+        known: [B, L], ids of tokens that it must write at their places, -1 where it is free.  seeds: one a
+        text, of what is drawn at a temperature; by default (0, its number in the batch).
         """
         latents = Latents(latents.values.to(self.device), latents.mask.to(self.device))
         if self.statistics:
@@ -254,6 +276,12 @@ class Autoencoder:
             min(length + length // 4 + 8, self.bart.config.max_position_embeddings)
             for length in lengths
         ]
+        options = dataclasses.asdict(settings)
+        temperature = options.pop("temperature")
+        draws = None
+        if temperature:
+            seeds = seeds or [(0, index) for index in range(len(lengths))]
+            draws = LogitsProcessorList([GumbelDraws(temperature, seeds)])
         with autocast(self.device, self.dtype):
             sequences = self.bart.generate(
                 # A fresh output object each call: beam search rebinds its field in place.
@@ -262,7 +290,7 @@ class Autoencoder:
                 ),
                 attention_mask=latents.mask.long(),
                 generation_config=GenerationConfig(
-                    **dataclasses.asdict(settings),
+                    **options,
                     do_sample=False,
                     early_stopping=settings.num_beams > 1,
                     max_length=max(limits),
@@ -271,6 +299,7 @@ class Autoencoder:
                     eos_token_id=self.tokenizer.eos_token_id,
                     pad_token_id=self.tokenizer.pad_token_id,
                 ),
+                logits_processor=draws,
                 prefix_allowed_tokens_fn=None if known is None else self._allowed(known.tolist()),
             ).tolist()
         # Cut to the text's own limit, so that what is written does not depend on the rest of the batch.
@@ -297,18 +326,22 @@ class Autoencoder:
         settings: DecodeSettings = DecodeSettings(),
         *,
         known: torch.Tensor | None = None,
+        seeds: list[tuple[int, ...]] | None = None,
     ) -> list[str]:
         """The text that the decoder writes for each of `latents`, in order; similar lengths are decoded together.
 
-        known: as in `decode_tokens`.
+        known, seeds: as in `decode_tokens`.
         """
         lengths = latents.mask.sum(dim=1).cpu().numpy()
         texts = [""] * len(lengths)
+        seeds = seeds or [(0, index) for index in range(len(lengths))]
         for indices in cut_by_tokens(np.argsort(lengths, kind="stable"), lengths, TOKENS_PER_BATCH):
             length = lengths[indices].max()
             batch = Latents(latents.values[indices, :, :length], latents.mask[indices, :length])
             given = None if known is None else known[indices, :length]
-            written = decode_ids(self.tokenizer, self.decode_tokens(batch, settings, known=given))
+            own = [seeds[index] for index in indices]
+            ids = self.decode_tokens(batch, settings, known=given, seeds=own)
+            written = decode_ids(self.tokenizer, ids)
             for index, text in zip(indices, written, strict=True):
                 texts[index] = text
         return texts

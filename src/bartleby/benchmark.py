@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bartleby.autoencoder import DecodeSettings, Latents
+from bartleby.autoencoder import Latents
 from bartleby.autoregressive import (
     AutoregressiveConfig,
     train_autoregressive,
@@ -105,7 +105,7 @@ def run_benchmark(
     judged = {
         "judge": evaluator.judge and evaluator.judge.name,
         "embedder": evaluator.embedder and evaluator.embedder.name,
-        "decoding": str(DecodeSettings()),
+        "settings": [dataclasses.asdict(one) for one in settings],
         "networks": origin,
         "seeds": seeds,
     }
@@ -116,7 +116,7 @@ def run_benchmark(
 def name_of(settings: SamplerSettings) -> str:
     """A row's name: sampler, steps and whatever differs from the defaults."""
     parts = [f"{settings.sampler} {settings.steps}"]
-    for name in ("guidance", "temperature", "handover"):
+    for name in ("guidance", "temperature", "handover", "decoder_temperature"):
         value = getattr(settings, name)
         if value != getattr(SamplerSettings(), name):
             parts.append(f"{name[0]}{value:g}")

@@ -279,12 +279,15 @@ def repair(
         ),
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 1200,
+    quietest: Annotated[
+        float, typer.Option(help="Timesteps whose estimates are read begin at this share of all.")
+    ] = 0.3,
     noisiest: Annotated[
-        float, typer.Option(help="Share of the timesteps whose estimates are read.")
-    ] = 0.7,
+        float, typer.Option(help="Timesteps whose estimates are read end at this share of all.")
+    ] = 0.8,
     copies: Annotated[
         float, typer.Option(help="Share of the steps that read clean latents, as in pretraining.")
-    ] = 0.25,
+    ] = 0.15,
     save_every: Annotated[float, typer.Option(min=0, help="Minutes between checkpoints.")] = 4.0,
     column: Column = "text",
     seed: Seed = 0,
@@ -298,7 +301,12 @@ def repair(
     from bartleby.repair_run import run_repair
 
     config = RepairConfig(
-        steps=steps, noisiest=noisiest, copies=copies, checkpoint_minutes=save_every, seed=seed
+        steps=steps,
+        quietest=quietest,
+        noisiest=noisiest,
+        copies=copies,
+        checkpoint_minutes=save_every,
+        seed=seed,
     )
     run_repair(config, run, out, data=data or [], column=column, as_json=json)
 

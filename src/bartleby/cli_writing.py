@@ -48,6 +48,10 @@ Handover = Annotated[
         help="Share of the timesteps, at the end, left out: the decoder reads from there."
     ),
 ]
+DecoderTemperature = Annotated[
+    float | None,
+    typer.Option(help="At which the decoder draws its tokens; 0 takes the likeliest."),
+]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda. Default: cuda where there is one.")]
 CHUNK = 256  # texts written before the first is printed: enough to batch similar lengths
 WATCHED_STEPS = 16
@@ -66,6 +70,7 @@ def generate(
     guidance: Guidance = 1.0,
     temperature: Temperature = None,
     handover: Handover = None,
+    decoder_temperature: DecoderTemperature = None,
     watch: Annotated[
         bool, typer.Option("--watch", help="Show the first text emerging, step by step.")
     ] = False,
@@ -84,7 +89,9 @@ def generate(
     from bartleby.pipeline import load_pipeline
 
     pipeline = load_pipeline(model, bart=bart, device=device)
-    settings = _settings(pipeline, sampler, steps, guidance, temperature, handover)
+    settings = _settings(
+        pipeline, sampler, steps, guidance, temperature, handover, decoder_temperature
+    )
     decoding = _announce(settings, beams, seed)
     callback = _watcher(pipeline, settings.steps) if watch else None
     empty = 0
@@ -122,6 +129,7 @@ def edit(
     sampler: SamplerName = None,
     temperature: Temperature = None,
     handover: Handover = None,
+    decoder_temperature: DecoderTemperature = None,
     beams: Beams = 1,
     column: Column = "text",
     model: Generator = None,
@@ -141,7 +149,7 @@ def edit(
         raise UserError("give a TEXT or --file")
     texts = read_texts_given(text, file, column, None)
     pipeline = load_pipeline(model, bart=bart, device=device)
-    settings = _settings(pipeline, sampler, steps, None, temperature, handover)
+    settings = _settings(pipeline, sampler, steps, None, temperature, handover, decoder_temperature)
     decoding = _announce(settings, beams, seed)
     written = pipeline.edit(texts, strength, settings=settings, seed=seed, decoding=decoding)
     for source, edited in zip(texts, written.texts, strict=True):
@@ -160,6 +168,7 @@ def infill(
     guidance: Guidance = 1.0,
     temperature: Temperature = None,
     handover: Handover = None,
+    decoder_temperature: DecoderTemperature = None,
     beams: Beams = 1,
     model: Generator = None,
     bart: Bart = None,
@@ -174,7 +183,9 @@ def infill(
     from bartleby.pipeline import load_pipeline
 
     pipeline = load_pipeline(model, bart=bart, device=device)
-    settings = _settings(pipeline, sampler, steps, guidance, temperature, handover)
+    settings = _settings(
+        pipeline, sampler, steps, guidance, temperature, handover, decoder_temperature
+    )
     decoding = _announce(settings, beams, seed)
     written = pipeline.infill(
         text, number, gap=gap, settings=settings, seed=seed, decoding=decoding
@@ -197,6 +208,7 @@ def interpolate(
     sampler: SamplerName = None,
     temperature: Temperature = None,
     handover: Handover = None,
+    decoder_temperature: DecoderTemperature = None,
     beams: Beams = 1,
     model: Generator = None,
     bart: Bart = None,
@@ -211,7 +223,9 @@ def interpolate(
     from bartleby.pipeline import load_pipeline
 
     pipeline = load_pipeline(model, bart=bart, device=device)
-    settings = _settings(pipeline, sampler, denoising_steps, None, temperature, handover)
+    settings = _settings(
+        pipeline, sampler, denoising_steps, None, temperature, handover, decoder_temperature
+    )
     decoding = _announce(settings, beams, seed)
     written = pipeline.interpolate(
         first, last, number, strength=strength, settings=settings, seed=seed, decoding=decoding
@@ -233,6 +247,7 @@ def _settings(
     guidance: float | None,
     temperature: float | None,
     handover: float | None,
+    decoder_temperature: float | None,
 ) -> SamplerSettings:
     """The model's own settings, with every option that was given."""
     given = {
@@ -241,6 +256,7 @@ def _settings(
         "guidance": guidance,
         "temperature": temperature,
         "handover": handover,
+        "decoder_temperature": decoder_temperature,
     }
     changes = {name: value for name, value in given.items() if value is not None}
     return dataclasses.replace(pipeline.default_settings, **changes)
@@ -251,7 +267,9 @@ def _announce(settings: SamplerSettings, beams: int, seed: int) -> DecodeSetting
     from bartleby.autoencoder import DecodeSettings
     from bartleby.console import say
 
-    decoding = DecodeSettings(num_beams=beams)
+    decoding = DecodeSettings(
+        num_beams=beams, temperature=settings.decoder_temperature if beams == 1 else 0.0
+    )
     say(
         f"{settings.sampler}, {settings.steps} steps · guidance {settings.guidance:g} · "
         f"temperature {settings.temperature:g} · handover {settings.handover:g} · seed {seed} · decoding {decoding}"

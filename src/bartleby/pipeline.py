@@ -6,6 +6,7 @@ normalise the latents and the lengths of the training texts are part of its conf
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +47,7 @@ GENERATOR = "generator"  # the bundled model's, beside its BART
 SAMPLING_FILE = "sampling.json"  # in a run's folder: SamplerSettings that suit its denoiser
 PARTS = ("bart", "tokenizer", "denoiser", "scheduler")
 TOKENS_PER_BATCH = 1024  # positions denoised together; more gains nothing on two cores
-LENGTH, NOISE = range(2)  # what randomness is for
+LENGTH, NOISE, DECODE = range(3)  # what randomness is for
 Callback = Callable[[SamplingStep, list[int]], None]
 
 
@@ -76,8 +77,8 @@ class TextDiffusionPipeline(DiffusionPipeline):
     """Text from noise. Calling it writes new texts; `edit`, `infill` and `interpolate` start from given ones.
 
     Text i depends on `seed` and i alone, not on how many are written or how they are batched (but for
-    the last digits of sums in another order). What is written is decoded greedily unless said otherwise;
-    `settings` are the model's own, `default_settings`, unless given.
+    the last digits of sums in another order). `settings` are the model's own, `default_settings`, unless
+    given; `decoding` is greedy search, or drawing at the settings' decoder_temperature, unless given.
     """
 
     model_cpu_offload_seq = "bart->denoiser"
@@ -201,7 +202,7 @@ class TextDiffusionPipeline(DiffusionPipeline):
         settings: SamplerSettings | None = None,
         seed: int = 0,
         first: int = 0,
-        decoding: DecodeSettings = DecodeSettings(),
+        decoding: DecodeSettings | None = None,
         callback: Callback | None = None,
     ) -> TextDiffusionOutput:
         """New texts, numbers `first` to `first + num_texts - 1` of this seed.
@@ -229,7 +230,7 @@ class TextDiffusionPipeline(DiffusionPipeline):
         *,
         settings: SamplerSettings | None = None,
         seed: int = 0,
-        decoding: DecodeSettings = DecodeSettings(),
+        decoding: DecodeSettings | None = None,
         callback: Callback | None = None,
     ) -> TextDiffusionOutput:
         """Each text noised to `strength` of the way and denoised (SDEdit, Meng et al. 2022).
@@ -256,7 +257,7 @@ class TextDiffusionPipeline(DiffusionPipeline):
         gap: int | None = None,
         settings: SamplerSettings | None = None,
         seed: int = 0,
-        decoding: DecodeSettings = DecodeSettings(),
+        decoding: DecodeSettings | None = None,
         callback: Callback | None = None,
     ) -> TextDiffusionOutput:
         """`text` with each <mask> filled in, `num_texts` times; the given words are kept.
@@ -295,7 +296,7 @@ class TextDiffusionPipeline(DiffusionPipeline):
         strength: float = 0.5,
         settings: SamplerSettings | None = None,
         seed: int = 0,
-        decoding: DecodeSettings = DecodeSettings(),
+        decoding: DecodeSettings | None = None,
     ) -> TextDiffusionOutput:
         """`steps` texts from `first` to `last`: mixtures of their latents, noised and denoised.
 
@@ -325,18 +326,22 @@ class TextDiffusionPipeline(DiffusionPipeline):
         settings: SamplerSettings | None,
         strength: float = 1.0,
         *,
-        decoding: DecodeSettings,
+        decoding: DecodeSettings | None,
         callback: Callback | None = None,
     ) -> TextDiffusionOutput:
         """Every draft denoised and decoded, those of similar length together."""
         settings = settings or self.default_settings
+        decoding = decoding or DecodeSettings(temperature=settings.decoder_temperature)
+        if strength == 0:  # a reconstruction is no draw
+            decoding = dataclasses.replace(decoding, temperature=0.0)
         lengths = np.array([draft.length for draft in drafts])
         texts = [""] * len(drafts)
         autoencoder = self.autoencoder
         for indices in self._batches(lengths):
             batch = [drafts[index] for index in indices]
             latents, known = self._denoise(batch, settings, strength, indices.tolist(), callback)
-            written = autoencoder.decode(latents, decoding, known=known)
+            seeds = [(*draft.seed, DECODE) for draft in batch]
+            written = autoencoder.decode(latents, decoding, known=known, seeds=seeds)
             for index, text in zip(indices, written, strict=True):
                 texts[index] = text
         return TextDiffusionOutput(texts=texts, lengths=lengths.tolist())

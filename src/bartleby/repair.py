@@ -26,6 +26,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from bartleby.autoencoder import Latents
 from bartleby.batching import endless_batches
 from bartleby.checkpoints import digest_of, resume_network, save_network
+from bartleby.conditioning import given_positions
 from bartleby.denoising import Corruption, DenoisingBatches, denoising_loss
 from bartleby.errors import UserError
 from bartleby.messages import say
@@ -36,34 +37,39 @@ from bartleby.pretrain import token_sequences
 from bartleby.train_run import Setup
 from bartleby.training import IGNORED
 
-KIND, READ, COPY, CORRUPTION, TIMES, NOISE, COINS = range(7)  # what randomness is for
+KIND, READ, COPY, CORRUPTION, TIMES, NOISE, COINS, GIVEN = range(8)  # what randomness is for
 MAY_CHANGE = {"steps", "decay_share", "checkpoint_minutes"}  # when a run is resumed
 
 
 @dataclass(frozen=True)
 class RepairConfig:
-    """noisiest: timesteps whose estimates are read reach up to this share of all.
+    """quietest, noisiest: shares of all timesteps between which lie those whose estimates are read.
 
     copies: share of the steps that read latents as in pretraining.
     """
 
     steps: int = 1200
     tokens_per_batch: int = 2048
-    learning_rate: float = 5e-4
+    learning_rate: float = 1e-3
     warmup_steps: int = 50
     decay_share: float = 0.5
     gradient_clip: float = 1.0
-    noisiest: float = 0.7
-    copies: float = 0.25
+    quietest: float = 0.3
+    noisiest: float = 0.8
+    copies: float = 0.15
     checkpoint_minutes: float = 4.0
     seed: int = 0
 
     def __post_init__(self):
         if self.steps < 1 or self.tokens_per_batch < 1:
             raise UserError("steps and tokens_per_batch must be at least 1")
-        for name in ("noisiest", "copies"):
+        for name in ("quietest", "noisiest", "copies"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be between 0 and 1")
+        if self.quietest >= self.noisiest:
+            raise UserError(
+                f"quietest is {self.quietest}; it must be below noisiest, {self.noisiest}"
+            )
 
 
 @dataclass(frozen=True)
@@ -158,26 +164,49 @@ def estimated_latents(
     indices: np.ndarray,
     step: int,
 ) -> Latents:
-    """The denoiser's estimates of x0, normalised, for these passages at timesteps drawn up to `noisiest`.
+    """The denoiser's estimates of x0, normalised, for these passages at timesteps drawn between the shares of `config`.
 
-    Half of them are made with an earlier estimate to look at, where the denoiser takes one.
+    Half of them are made with an earlier estimate to look at, where the denoiser takes one, and of as
+    many as in its training a part is given.
     """
     clean = setup.training.batch(indices, length_multiple=denoiser.length_multiple)
     device, seed = denoiser.device, config.seed
-    largest = max(1, round(config.noisiest * setup.scheduler.config.num_train_timesteps))
-    timesteps = stratified_timesteps(len(indices), largest, seed=(seed, TIMES, step)).to(device)
+    most = setup.scheduler.config.num_train_timesteps
+    first, last = round(config.quietest * most), round(config.noisiest * most)
+    timesteps = stratified_timesteps(len(indices), max(1, last - first), seed=(seed, TIMES, step))
+    timesteps = (timesteps + first).clamp_max(most - 1).to(device)
     seeds = [(seed, NOISE, step, int(index)) for index in indices]
     noise = sample_noise(clean.mask, clean.values.shape[1], seeds=seeds).to(device)
     mask = clean.mask.to(device)
     xt = setup.scheduler.add_noise(clean.values.to(device), noise, timesteps)
-    x0 = predicted_x0(setup.scheduler, denoiser(xt, timesteps, mask).sample.float(), xt, timesteps)
+    known = _known(config, setup, indices, step, mask)
+
+    def estimate(rows, **conditions):
+        if known is not None:
+            conditions["known"] = known[rows]
+        guess = denoiser(xt[rows], timesteps[rows], mask[rows], **conditions).sample.float()
+        return predicted_x0(setup.scheduler, guess, xt[rows], timesteps[rows])
+
+    x0 = estimate(slice(None))
     if getattr(denoiser.config, "self_conditioning", False):
         coins = np.random.default_rng((seed, COINS, step)).random(len(indices)) < 0.5
         rows = torch.from_numpy(coins.nonzero()[0]).to(device)
         if len(rows):
-            again = denoiser(xt[rows], timesteps[rows], mask[rows], previous=x0[rows]).sample
-            x0[rows] = predicted_x0(setup.scheduler, again.float(), xt[rows], timesteps[rows])
+            x0[rows] = estimate(rows, previous=x0[rows])
     return Latents(x0, mask)
+
+
+def _known(config: RepairConfig, setup: Setup, indices, step: int, mask) -> torch.Tensor | None:
+    """[B, L] ids of what is given of each passage, -1 elsewhere; None for a denoiser that takes none."""
+    share = setup.config.objective.conditioned
+    if not share:
+        return None
+    known = torch.full(mask.shape, -1)
+    for row, index in enumerate(indices):
+        ids = np.array(setup.training.token_ids(index))
+        given = given_positions(len(ids), share, seed=(config.seed, GIVEN, step, int(index)))
+        known[row, : len(ids)] = torch.from_numpy(np.where(given, ids, -1))
+    return known.to(mask.device)
 
 
 def reading_loss(

@@ -53,8 +53,8 @@ def run_repair(
         raise UserError(f"cannot write '{out}': {error.strerror}") from None
     before = measure_reading(setup, denoiser)
     say(
-        f"{config.steps:,} steps of up to {config.tokens_per_batch:,} tokens · estimates up to timestep "
-        f"{config.noisiest:.0%} · {config.copies:.0%} of the steps copy · seed {config.seed}"
+        f"{config.steps:,} steps of up to {config.tokens_per_batch:,} tokens · estimates from timestep "
+        f"{config.quietest:.0%} to {config.noisiest:.0%} · {config.copies:.0%} of the steps copy · seed {config.seed}"
     )
     with progress_bar("repair", total=config.steps) as bar:
         log, started = None, time.monotonic()

@@ -27,7 +27,8 @@ class SamplerSettings:
     guidance: w of classifier-free guidance (Ho & Salimans 2022), 1 is none; it needs a condition.
     temperature: divides the token logits of a TokenTransformer before the expectation; below 1 the
     estimate commits to likely tokens sooner.  handover: share of the timesteps, at the end, that are left
-    out: the decoder gets the estimate made there.
+    out: the decoder gets the estimate made there.  decoder_temperature: at which the decoder draws its
+    tokens; 0 takes the likeliest.
     """
 
     sampler: str = "ddpm"
@@ -35,6 +36,7 @@ class SamplerSettings:
     guidance: float = 1.0
     temperature: float = 1.0
     handover: float = 0.0
+    decoder_temperature: float = 0.0
 
     def __post_init__(self):
         if self.sampler not in SAMPLERS:
@@ -47,6 +49,10 @@ class SamplerSettings:
             raise UserError(f"temperature is {self.temperature}; it must be between 0.01 and 10")
         if not 0 <= self.handover < 1:
             raise UserError(f"handover is {self.handover}; it must be at least 0 and below 1")
+        if not 0 <= self.decoder_temperature <= 10:
+            raise UserError(
+                f"decoder_temperature is {self.decoder_temperature}; it must be between 0 and 10"
+            )
 
 
 @dataclass(frozen=True)

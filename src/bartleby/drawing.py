@@ -1,0 +1,27 @@
+"""Drawing a decoder's tokens instead of taking the likeliest, a text's draws depending on its seed alone."""
+
+from __future__ import annotations
+
+import torch
+from transformers import LogitsProcessor
+
+from bartleby.objective import sample_generator
+
+
+class GumbelDraws(LogitsProcessor):
+    """Makes greedy search draw from softmax(logits / temperature): the argmax of logits plus Gumbel noise is a draw.
+
+    seeds: one for each text of the batch. The noise of a text's n-th token is the n-th of its own generator, so that
+    neither the batch nor what the others write changes it.
+    """
+
+    def __init__(self, temperature: float, seeds: list[tuple[int, ...]]):
+        self.temperature = temperature
+        self.generators = [sample_generator(seed) for seed in seeds]
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """scores: [B, V] logits of the next token."""
+        drawn = torch.stack(
+            [torch.empty(scores.shape[1]).exponential_(generator=own) for own in self.generators]
+        )
+        return scores / self.temperature - drawn.log().to(scores.device)
