@@ -4,6 +4,7 @@ Shapes: B texts, L tokens (the window at most), C channels of the BART in use.
 
 Length is explicit: a text of n tokens has n latents. The mask [B, L] is 1 at real tokens; it goes into
 the encoder, the statistics and the decoder's cross-attention, and latents are zero where it is 0.
+With a compressor (compressor.py) every text has K latents of D channels instead, all of them real.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from transformers import (
 from transformers.modeling_outputs import BaseModelOutput
 
 from bartleby.batching import cut_by_tokens, pad
+from bartleby.compressor import Compressor
 from bartleby.drawing import GumbelDraws
 from bartleby.errors import UserError
 from bartleby.messages import say
@@ -169,7 +171,8 @@ class Autoencoder:
     """A BART, its tokenizer and, where known, the statistics of its latents.
 
     window: tokens a text may have, <s> and </s> included.  dtype: what the networks compute in; latents
-    are float32 always.  folder: where it was loaded from.
+    are float32 always.  folder: where it was loaded from.  compressor: between BART's latents and fewer
+    ones, of which all else here then speaks.
     """
 
     bart: BartForConditionalGeneration
@@ -179,11 +182,18 @@ class Autoencoder:
     statistics: LatentStatistics | None = None
     dtype: torch.dtype = torch.float32
     folder: Path | None = None
+    compressor: Compressor | None = None
 
     @property
     def channels(self) -> int:
-        """C, the width of the encoder's output."""
+        """C: the width of the encoder's output, or the compressor's D."""
+        if self.compressor is not None:
+            return self.compressor.config.vector_channels
         return self.bart.config.d_model
+
+    def latents_of(self, tokens: int) -> int:
+        """How many latents a text of so many tokens has."""
+        return tokens if self.compressor is None else self.compressor.config.vectors
 
     @property
     def device(self) -> torch.device:
@@ -226,8 +236,10 @@ class Autoencoder:
             hidden = self.bart.get_encoder()(
                 input_ids=ids, attention_mask=mask
             ).last_hidden_state  # [B, L, C]
-        values = hidden.float().transpose(1, 2) * mask[:, None]  # [B, C, L]
-        latents = Latents(values, mask.bool())
+            values = hidden.float().transpose(1, 2) * mask[:, None]  # [B, C, L]
+            latents = Latents(values, mask.bool())
+            if self.compressor is not None:
+                latents = all_real(self.compressor.compress(values, latents.mask))
         return self.statistics.normalise(latents) if self.statistics else latents
 
     def encode_in_batches(
@@ -245,7 +257,7 @@ class Autoencoder:
     def encode(self, texts: list[str], *, say: Callable[[str], None] = say) -> Latents:
         """Latents of all texts, [B, C, L] with L the longest text's tokens, in the texts' order."""
         sequences = self.tokenize(texts, say=say)
-        longest = max(len(sequence) for sequence in sequences)
+        longest = max(self.latents_of(len(sequence)) for sequence in sequences)
         values = torch.zeros(len(texts), self.channels, longest)
         mask = torch.zeros(len(texts), longest, dtype=torch.bool)
         for indices, latents in self.encode_in_batches(sequences):
@@ -271,6 +283,12 @@ class Autoencoder:
         latents = Latents(latents.values.to(self.device), latents.mask.to(self.device))
         if self.statistics:
             latents = self.statistics.denormalise(latents)
+        if self.compressor is not None:
+            with autocast(self.device, self.dtype):
+                vectors = latents.values[
+                    :, :, : self.latents_of(0)
+                ]  # a batch may be padded for a UNet
+                latents = all_real(self.compressor.expand(vectors))
         lengths = latents.mask.sum(dim=1).tolist()
         limits = [
             min(length + length // 4 + 8, self.bart.config.max_position_embeddings)
@@ -345,6 +363,11 @@ class Autoencoder:
             for index, text in zip(indices, written, strict=True):
                 texts[index] = text
         return texts
+
+
+def all_real(values: torch.Tensor) -> Latents:
+    """Latents [B, C, L] without padding."""
+    return Latents(values, torch.ones_like(values[:, 0], dtype=torch.bool))
 
 
 def fit_to_window(sequence: list[int], window: int) -> list[int]:

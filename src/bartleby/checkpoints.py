@@ -25,6 +25,7 @@ class DamagedCheckpointError(UserError):
     """A checkpoint that cannot be read; the one before it may still be good."""
 
 
+WEIGHTS = ["model.safetensors", "diffusion_pytorch_model.safetensors"]  # transformers', diffusers'
 KEEP = 2  # the newest, and the one before in case the newest is damaged
 
 
@@ -49,9 +50,10 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
 
 
 def _sync(folder: Path) -> None:
-    for path in folder.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
 
 
 def write_json(path: Path, value: object) -> None:
@@ -181,8 +183,9 @@ def resume_network(
         nonlocal state
         state = load_training_state(folder, optimizer)
         check_same_settings(settings, state["config"], may_change, run)
-        # Embeddings and output layer are one tensor, saved once.
-        network.load_state_dict(load_tensors(folder / "model.safetensors"), strict=False)
+        # Embeddings and output layer of a BART are one tensor, saved once.
+        names = [name for name in WEIGHTS if (folder / name).exists()] or WEIGHTS
+        network.load_state_dict(load_tensors(folder / names[0]), strict=False)
 
     folder = load_newest_checkpoint(run, load, say)
     if folder is not None:

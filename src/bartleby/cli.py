@@ -312,6 +312,48 @@ def repair(
 
 
 @app.command()
+def compress(
+    data: Annotated[
+        list[str],
+        typer.Option(help="File, folder or Hugging Face dataset; may be repeated."),
+    ],
+    out: Annotated[Path, typer.Option(help="Run folder: checkpoints, log and the finished model.")],
+    window: Annotated[int, typer.Option(min=4, help="Tokens a text may have.")] = 32,
+    vectors: Annotated[int, typer.Option(min=1, help="Latents of every text.")] = 16,
+    vector_channels: Annotated[int, typer.Option(min=1, help="Channels of each.")] = 64,
+    noise: Annotated[
+        float, typer.Option(help="On the latents in training, deviations at most.")
+    ] = 0.5,
+    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 2000,
+    save_every: Annotated[float, typer.Option(min=0, help="Minutes between checkpoints.")] = 4.0,
+    column: Column = "text",
+    model: Model = None,
+    device: Device = "cpu",
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Train a Perceiver that makes a few latents of a text, whatever its length, and gives it back.
+
+    The result is a model like any other: --model of every command. Resumes where it stopped.
+
+    Example: bartleby compress --data stories.txt --out runs/compressed
+    """
+    from bartleby.compression import CompressionConfig
+    from bartleby.compression_run import run_compression
+
+    config = CompressionConfig(
+        window=window,
+        vectors=vectors,
+        vector_channels=vector_channels,
+        noise=noise,
+        steps=steps,
+        checkpoint_minutes=save_every,
+        seed=seed,
+    )
+    run_compression(config, data, out, model=model, column=column, device=device, as_json=json)
+
+
+@app.command()
 def doctor(
     run: Annotated[Path, typer.Argument(help="A run folder of bartleby train.")],
     json: Json = False,

@@ -38,7 +38,8 @@ class LatentData:
     """The passages of one split. Indices are 0 to n - 1, in the corpus's order.
 
     autoencoder: made the latents; its statistics are not used here.  tokens: ids of all passages, one
-    after another; offsets: [n + 1], where each begins.  cache: the file of raw latents, if there is one.
+    after another; offsets: [n + 1], where each begins.  cache: the file of raw latents, if there is one,
+    passage after passage.
     """
 
     autoencoder: Autoencoder
@@ -53,13 +54,18 @@ class LatentData:
 
     @cached_property
     def lengths(self) -> np.ndarray:
-        """[n], tokens of each passage."""
-        return np.diff(self.offsets)
+        """[n], latents of each passage: its tokens, unless they are compressed."""
+        return np.array([self.autoencoder.latents_of(n) for n in np.diff(self.offsets).tolist()])
+
+    @cached_property
+    def _places(self) -> np.ndarray:
+        """[n + 1], where each passage's latents begin in the cache."""
+        return np.concatenate([[0], np.cumsum(self.lengths)])
 
     @cached_property
     def _raw(self) -> np.ndarray:
         return np.memmap(
-            self.cache, np.float16, "r", shape=(len(self.tokens), self.autoencoder.channels)
+            self.cache, np.float16, "r", shape=(self._places[-1], self.autoencoder.channels)
         )
 
     def token_ids(self, index: int) -> list[int]:
@@ -78,7 +84,7 @@ class LatentData:
         else:
             rows = np.zeros((len(indices), length, self._raw.shape[1]), np.float16)
             for row, index in zip(rows, indices, strict=True):
-                start, end = self.offsets[index], self.offsets[index + 1]
+                start, end = self._places[index], self._places[index + 1]
                 row[: end - start] = self._raw[start:end]
             values = torch.from_numpy(rows).float().transpose(1, 2)
         latents = Latents(values, mask)
@@ -112,7 +118,7 @@ def open_latents(
     folder = (root or cache_root()) / content_digest(autoencoder, texts)
     if (folder / "cache.json").exists():
         data = _read_cache(folder, autoencoder)
-        say(f"{name}: {len(data):,} passages, {len(data.tokens):,} latents from the cache")
+        say(f"{name}: {len(data):,} passages, {data.lengths.sum():,} latents from the cache")
         return data
     sequences = encode_texts(
         autoencoder.tokenizer,
@@ -120,9 +126,10 @@ def open_latents(
     )
     offsets = np.cumsum([0, *(len(sequence) for sequence in sequences)])
     tokens = np.concatenate([np.array(sequence, np.int32) for sequence in sequences])
-    gigabytes = len(tokens) * autoencoder.channels * 2 / 1e9
+    latents = sum(autoencoder.latents_of(len(sequence)) for sequence in sequences)
+    gigabytes = latents * autoencoder.channels * 2 / 1e9
     room = min(limit_gb, FREE_SHARE * _free_gigabytes(folder.parent))
-    described = f"{name}: {len(sequences):,} passages, {len(tokens):,} latents, {gigabytes:.2g} GB"
+    described = f"{name}: {len(sequences):,} passages, {latents:,} latents, {gigabytes:.2g} GB"
     if gigabytes > room:
         say(f"{described}; more than the {room:.2g} GB allowed for a cache, so encoded on the fly")
         return LatentData(
@@ -148,6 +155,10 @@ def content_digest(autoencoder: Autoencoder, texts: list[str]) -> str:
     for name, weights in autoencoder.bart.get_encoder().state_dict().items():
         digest.update(name.encode())
         digest.update(weights.detach().cpu().contiguous().numpy().tobytes())
+    if autoencoder.compressor is not None:
+        for name, weights in autoencoder.compressor.state_dict().items():
+            digest.update(name.encode())
+            digest.update(weights.detach().cpu().contiguous().numpy().tobytes())
     for text in texts:
         digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
     return digest.hexdigest()[:20]
@@ -156,14 +167,15 @@ def content_digest(autoencoder: Autoencoder, texts: list[str]) -> str:
 def _write_cache(folder, autoencoder, sequences, tokens, offsets, track) -> None:
     raw = dataclasses.replace(autoencoder, statistics=None)
     moments = LatentMoments(raw.channels)
+    places = np.cumsum([0, *(raw.latents_of(len(sequence)) for sequence in sequences)])
     with replaced_folder(folder) as temporary:
         file = np.memmap(
-            temporary / "latents.f16", np.float16, "w+", shape=(len(tokens), raw.channels)
+            temporary / "latents.f16", np.float16, "w+", shape=(places[-1], raw.channels)
         )
         for indices, latents in track(raw.encode_in_batches(sequences), len(sequences)):
             values = latents.values.cpu().transpose(1, 2)
             for row, index in enumerate(indices):
-                start, end = offsets[index], offsets[index + 1]
+                start, end = places[index], places[index + 1]
                 file[start:end] = values[row, : end - start].numpy().astype(np.float16)
             moments.add(latents.real)
         file.flush()
@@ -178,7 +190,7 @@ def _write_cache(folder, autoencoder, sequences, tokens, offsets, track) -> None
         )
         write_json(
             temporary / "cache.json",
-            {"latents": len(tokens), "channels": raw.channels, "encoder": raw.name},
+            {"latents": int(places[-1]), "channels": raw.channels, "encoder": raw.name},
         )
 
 

@@ -14,11 +14,13 @@ from transformers import AutoConfig, AutoTokenizer, BartForConditionalGeneration
 
 from bartleby.autoencoder import Autoencoder, read_statistics
 from bartleby.checkpoints import realigned
+from bartleby.compressor import Compressor
 from bartleby.errors import UserError
 from bartleby.precision import network_dtype
 
 BUNDLED = "nano"
 DEFAULT_WINDOW = 128
+COMPRESSOR = "compressor"  # folder of a model whose latents are compressed
 HUB_FILES = ["*.json", "*.txt", "*.safetensors"]  # configuration, tokenizer, weights; no pickles
 
 
@@ -56,15 +58,41 @@ def load_autoencoder(
     # A hub model's own generation defaults (beams, n-gram bans) would slip into every decode.
     bart.generation_config = GenerationConfig()
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    compressor = _load_compressor(folder / COMPRESSOR, config.d_model)
+    positions, beside, channels = config.max_position_embeddings, folder, config.d_model
+    if compressor is not None:
+        positions = min(positions, compressor.config.window)
+        beside, channels = folder / COMPRESSOR, compressor.config.vector_channels
+        compressor.eval().to(device)
     return Autoencoder(
         bart=realigned(bart).eval().to(device),
         tokenizer=tokenizer,
-        window=_window(window, config.max_position_embeddings, tokenizer.model_max_length),
+        window=_window(window, positions, tokenizer.model_max_length),
         name=name,
         folder=folder,
-        statistics=read_statistics(folder, config.d_model),
+        statistics=read_statistics(beside, channels),
         dtype=network_dtype(device),
+        compressor=compressor,
     )
+
+
+def _load_compressor(folder: Path, channels: int) -> Compressor | None:
+    """The compressor beside a BART of so many channels; None if there is none."""
+    if not folder.is_dir():
+        return None
+    check_weights(folder)
+    try:
+        compressor = Compressor.from_pretrained(folder, use_safetensors=True)
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+        raise UserError(
+            f"the compressor in '{folder}' cannot be loaded: {_first_line(error)}"
+        ) from None
+    if compressor.config.channels != channels:
+        raise UserError(
+            f"the compressor in '{folder}' reads {compressor.config.channels} channels, the BART beside it has "
+            f"{channels}"
+        )
+    return realigned(compressor)
 
 
 def bundled_folder() -> Path:

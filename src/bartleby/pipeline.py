@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -27,11 +27,12 @@ from bartleby.autoencoder import (
 )
 from bartleby.batching import cut_by_tokens
 from bartleby.checkpoints import read_json, realigned
+from bartleby.compressor import Compressor
 from bartleby.conditioning import MEAN_GAP, given_prefix, given_words
 from bartleby.denoisers import TokenTransformer, load_denoiser
 from bartleby.errors import UserError
 from bartleby.latent_data import LENGTHS_FILE
-from bartleby.loading import BUNDLED, check_weights, load_autoencoder, model_folder
+from bartleby.loading import BUNDLED, COMPRESSOR, check_weights, load_autoencoder, model_folder
 from bartleby.messages import say
 from bartleby.precision import check_device, network_dtype
 from bartleby.sampling import (
@@ -53,7 +54,7 @@ Callback = Callable[[SamplingStep, list[int]], None]
 
 @dataclass
 class TextDiffusionOutput(BaseOutput):
-    """texts: what was written, in order.  lengths: tokens of each, <s> and </s> included."""
+    """texts: what was written, in order.  lengths: latents of each: tokens, <s> and </s> included, or compressed."""
 
     texts: list[str]
     lengths: list[int]
@@ -82,6 +83,7 @@ class TextDiffusionPipeline(DiffusionPipeline):
     """
 
     model_cpu_offload_seq = "bart->denoiser"
+    _optional_components: ClassVar[list[str]] = [COMPRESSOR]
 
     def __init__(
         self,
@@ -93,16 +95,23 @@ class TextDiffusionPipeline(DiffusionPipeline):
         latent_statistics: dict[str, Any] | None = None,
         length_counts: list[int] | None = None,
         sampling: dict[str, Any] | None = None,
+        compressor: Compressor | None = None,
     ):
         """latent_statistics: as `LatentStatistics.to_json`; None for raw latents.
 
         length_counts: how many training texts have 0, 1, 2, ... tokens.  sampling: fields of SamplerSettings
-        that suit this model. Raises UserError for parts that do not fit each other.
+        that suit this model.  compressor: of the latents that the denoiser was trained on, if they were
+        compressed. Raises UserError for parts that do not fit each other.
         """
         super().__init__()
-        _check_fit(bart, tokenizer, denoiser, latent_statistics)
+        channels = compressor.config.vector_channels if compressor else bart.config.d_model
+        _check_fit(channels, tokenizer, denoiser, latent_statistics)
         self.register_modules(
-            bart=bart, tokenizer=tokenizer, denoiser=denoiser, scheduler=scheduler
+            bart=bart,
+            tokenizer=tokenizer,
+            denoiser=denoiser,
+            scheduler=scheduler,
+            compressor=compressor,
         )
         self.register_to_config(
             window=window,
@@ -112,8 +121,8 @@ class TextDiffusionPipeline(DiffusionPipeline):
         )
         # Decoding is explicit, never a hub model's default.
         bart.generation_config = GenerationConfig()
-        bart.eval()
-        denoiser.eval()
+        for network in self._networks:
+            network.eval()
 
     @classmethod
     def from_pretrained(cls, model: str | Path, **options: Any) -> TextDiffusionPipeline:
@@ -125,7 +134,7 @@ class TextDiffusionPipeline(DiffusionPipeline):
         for part in PARTS:
             if part not in options and not (folder / part).is_dir():
                 raise UserError(f"'{folder}' is no complete pipeline: {part} is missing")
-        for weights in (folder / "bart", folder / "denoiser"):
+        for weights in (folder / "bart", folder / "denoiser", folder / COMPRESSOR):
             check_weights(weights)
         try:
             pipeline = super().from_pretrained(
@@ -134,7 +143,7 @@ class TextDiffusionPipeline(DiffusionPipeline):
         except (OSError, ValueError, RuntimeError, TypeError, KeyError, AttributeError) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise UserError(f"the pipeline in '{folder}' cannot be loaded: {reason}") from None
-        for network in (pipeline.bart, pipeline.denoiser):
+        for network in pipeline._networks:
             realigned(network)
         return pipeline
 
@@ -169,7 +178,12 @@ class TextDiffusionPipeline(DiffusionPipeline):
             latent_statistics=read_json(statistics) if statistics.exists() else None,
             length_counts=counts,
             sampling=read_json(chosen) if chosen.exists() else None,
+            compressor=autoencoder.compressor,
         )
+
+    @property
+    def _networks(self) -> list[torch.nn.Module]:
+        return [part for part in (self.bart, self.denoiser, self.compressor) if part is not None]
 
     @property
     def default_settings(self) -> SamplerSettings:
@@ -190,6 +204,7 @@ class TextDiffusionPipeline(DiffusionPipeline):
             name=str(self.config.get("_name_or_path") or "pipeline"),
             statistics=LatentStatistics.from_json(saved) if saved else None,
             dtype=network_dtype(self.bart.device),
+            compressor=self.compressor,
         )
 
     @torch.inference_mode()
@@ -395,7 +410,15 @@ class TextDiffusionPipeline(DiffusionPipeline):
         return Latents(step.x0, mask), known
 
     def _length(self, seed: tuple[int, ...], wanted: int | None, *, least: int) -> int:
-        """Tokens of a text, <s> and </s> included: as wanted, or drawn from the training texts that are long enough."""
+        """Latents of a text. Its tokens, <s> and </s> included: as wanted, or drawn from the training texts that are
+        long enough. Compressed: as many as all have.
+        """
+        if self.compressor is not None:
+            if wanted is not None:
+                raise UserError(
+                    f"length is {wanted}, but compressed latents do not have one; leave it out"
+                )
+            return self.autoencoder.latents_of(least)
         window = self.config.window
         if least > window:
             raise UserError(
@@ -465,15 +488,14 @@ def load_pipeline(
     return pipeline.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
-def _check_fit(bart, tokenizer, denoiser, statistics) -> None:
-    channels = bart.config.d_model
+def _check_fit(channels: int, tokenizer, denoiser, statistics) -> None:
     if denoiser.config.channels != channels:
         raise UserError(
-            f"the denoiser has {denoiser.config.channels} channels, the BART {channels}: they do not belong together"
+            f"the denoiser has {denoiser.config.channels} channels, the latents {channels}: they do not belong together"
         )
     if statistics is not None and len(statistics["mean"]) != channels:
         raise UserError(
-            f"the latent statistics have {len(statistics['mean'])} channels, the BART {channels}"
+            f"the latent statistics have {len(statistics['mean'])} channels, the latents {channels}"
         )
     if isinstance(denoiser, TokenTransformer) and denoiser.config.vocabulary != len(tokenizer):
         raise UserError(

@@ -139,7 +139,7 @@ def repair(
             else:
                 estimates = estimated_latents(config, setup, denoiser, rows, index)
                 ids = [setup.training.token_ids(row) for row in rows]
-                loss = reading_loss(setup, bart, estimates, ids)
+                loss = reading_loss(bart, raw_latents(setup, estimates), ids)
         nats = float(loss.detach())
         if not math.isfinite(nats):
             raise UserError(f"the loss is {nats} at step {index + 1}; the last checkpoint is kept")
@@ -209,23 +209,28 @@ def _known(config: RepairConfig, setup: Setup, indices, step: int, mask) -> torc
     return known.to(mask.device)
 
 
+def raw_latents(setup: Setup, latents: Latents) -> Latents:
+    """Latents as the decoder reads them, from what the run normalised."""
+    statistics = setup.autoencoder.statistics
+    return statistics.denormalise(latents) if statistics else latents
+
+
 def reading_loss(
-    setup: Setup, bart: BartForConditionalGeneration, estimates: Latents, sequences: list[list[int]]
+    bart: BartForConditionalGeneration, latents: Latents, sequences: list[list[int]]
 ) -> torch.Tensor:
-    """Nats a token of texts (token ids) given normalised estimates of their latents."""
-    if setup.autoencoder.statistics:
-        estimates = setup.autoencoder.statistics.denormalise(estimates)
-    labels = torch.full(estimates.mask.shape, IGNORED)
-    inputs = torch.full(estimates.mask.shape, bart.config.pad_token_id)
+    """Nats a token of texts (token ids) when the decoder reads these raw latents [B, C, L]."""
+    shape = (len(sequences), max(len(ids) for ids in sequences))
+    labels = torch.full(shape, IGNORED)
+    inputs = torch.full(shape, bart.config.pad_token_id)
     for row, ids in enumerate(sequences):
         labels[row, : len(ids)] = torch.tensor(ids)
         inputs[row, : len(ids)] = torch.tensor([bart.config.decoder_start_token_id, *ids[:-1]])
     labels, inputs = labels.to(bart.device), inputs.to(bart.device)
-    latents = estimates.values.transpose(1, 2).to(bart.device)
+    hidden_states = latents.values.transpose(1, 2).to(bart.device)
     hidden = bart.model(
         decoder_input_ids=inputs,
-        encoder_outputs=BaseModelOutput(last_hidden_state=latents),
-        attention_mask=estimates.mask.long().to(bart.device),
+        encoder_outputs=BaseModelOutput(last_hidden_state=hidden_states),
+        attention_mask=latents.mask.long().to(bart.device),
         use_cache=False,
     ).last_hidden_state
     real = labels != IGNORED

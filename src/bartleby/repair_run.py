@@ -16,7 +16,7 @@ from bartleby.console import print_json, progress_bar, say
 from bartleby.corpus import load_corpus, merge
 from bartleby.errors import UserError
 from bartleby.evaluation.latents import estimate_x0, noised
-from bartleby.repair import RepairConfig, reading_loss, repair
+from bartleby.repair import RepairConfig, raw_latents, reading_loss, repair
 from bartleby.run_log import RunLog
 from bartleby.train_run import Setup, open_run, validation_sample
 
@@ -40,6 +40,8 @@ def run_repair(
     data: texts for the steps that read clean latents, as in pretraining; without any, the run's own.
     """
     setup, denoiser = open_run(run, say=say)
+    if setup.autoencoder.compressor is not None:
+        raise UserError(f"'{run}' works on compressed latents; only BART's own can be repaired")
     own = setup.config.data
     sources = [(source, column) for source in data] or [(own.source, own.column)]
     corpus = merge(load_corpus(source, column=field) for source, field in sources)
@@ -102,8 +104,8 @@ def measure_reading(setup: Setup, denoiser: ModelMixin) -> dict[str, float]:
         timestep = round(share * (setup.scheduler.config.num_train_timesteps - 1))
         xt, _ = noised(setup.scheduler, latents, timestep, seed=0)
         x0, _ = estimate_x0(denoiser, setup.scheduler, xt, latents.mask, timestep)
-        estimates = Latents(x0, latents.mask)
-        nats[str(share)] = float(reading_loss(setup, setup.autoencoder.bart, estimates, sequences))
+        estimates = raw_latents(setup, Latents(x0, latents.mask))
+        nats[str(share)] = float(reading_loss(setup.autoencoder.bart, estimates, sequences))
     return nats
 
 

@@ -85,7 +85,12 @@ def describe(autoencoder: Autoencoder) -> dict:
     """What a model is, as plain values."""
     config = autoencoder.bart.config
     folder = autoencoder.folder
-    statistics = autoencoder.statistics
+    statistics, compressor = autoencoder.statistics, autoencoder.compressor
+    length = (
+        f"tokens (up to {autoencoder.window})"
+        if compressor is None
+        else f"{autoencoder.latents_of(0)} of up to {autoencoder.window} tokens"
+    )
     return {
         "model": autoencoder.name,
         "stored": str(folder.resolve()),
@@ -99,7 +104,7 @@ def describe(autoencoder: Autoencoder) -> dict:
         "vocabulary": len(autoencoder.tokenizer),
         "window": autoencoder.window,
         "positions": config.max_position_embeddings,
-        "latents": ["texts", autoencoder.channels, f"tokens (up to {autoencoder.window})"],
+        "latents": ["texts", autoencoder.channels, length],
         "compute": str(autoencoder.dtype).removeprefix("torch."),
         "statistics": None
         if statistics is None

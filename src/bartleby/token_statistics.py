@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 
 from bartleby.checkpoints import load_tensors
 from bartleby.denoisers.posteriors import TokenMixture
+from bartleby.errors import UserError
 from bartleby.latent_data import LatentData
 
 FILE = "token_statistics.safetensors"
@@ -52,7 +53,15 @@ class TokenStatistics:
 
 
 def token_statistics(data: LatentData) -> TokenStatistics:
-    """The statistics of a split's normalised latents; read from beside the cache if they are there."""
+    """The statistics of a split's normalised latents; read from beside the cache if they are there.
+
+    Raises UserError for compressed latents, which belong to no token.
+    """
+    if data.autoencoder.compressor is not None:
+        raise UserError(
+            f"the latents of '{data.autoencoder.name}' are compressed and belong to no token: no token mixture "
+            "and no token-transformer; use denoiser.name = 'transformer'"
+        )
     path = data.cache.with_name(FILE) if data.cache else None
     if path and path.exists():
         tables = load_tensors(path)

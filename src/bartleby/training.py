@@ -94,7 +94,7 @@ class TrainingState:
 
 @dataclass(frozen=True)
 class Batch:
-    """One process's share of a step.  latents: B clean passages.  tokens: [B, L], their ids.
+    """One process's share of a step.  latents: B clean passages.  tokens: [B, L], their ids, for cross-entropy.
 
     given: [B, L], True where the text is a condition and not to be predicted.  conditioned: [B], True
     where the network sees its own first estimate.  share: this process's factor in the mean loss.
@@ -248,7 +248,7 @@ def make_batch(
     noise = sample_noise(latents.mask, latents.values.shape[1], seeds=seeds)
     tokens = torch.zeros(latents.mask.shape, dtype=torch.long)
     given = torch.zeros(latents.mask.shape, dtype=torch.bool)
-    for place, row in enumerate(rows):
+    for place, row in enumerate(rows if config.objective.loss == "cross-entropy" else []):
         ids = data.token_ids(indices[row])
         tokens[place, : len(ids)] = torch.tensor(ids)
         given[place, : len(ids)] = torch.from_numpy(patterns[row])

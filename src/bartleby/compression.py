@@ -1,0 +1,185 @@
+"""Training a compressor on a frozen BART: the decoder must write the text from what is expanded again.
+
+The loss is the decoder's cross-entropy, as in Lovelace et al. 2023, plus the squared error of BART's own
+latents, which says from the first step where each token belongs. Noise on the vectors keeps near vectors
+near in meaning: a better reconstruction from a jagged space makes worse texts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bartleby.autoencoder import Autoencoder, all_real, fit_latent_statistics
+from bartleby.batching import endless_batches
+from bartleby.checkpoints import digest_of, resume_network, save_network
+from bartleby.compressor import Compressor
+from bartleby.errors import UserError
+from bartleby.messages import say
+from bartleby.objective import sample_generator
+from bartleby.optimisation import learning_rate
+from bartleby.precision import autocast
+from bartleby.pretrain import token_sequences
+from bartleby.repair import reading_loss
+
+ORDER, NOISE = range(2)  # what randomness is for
+MAY_CHANGE = {"steps", "decay_share", "checkpoint_minutes"}  # when a run is resumed
+STATISTICS_TEXTS = 5_000
+
+
+@dataclass(frozen=True)
+class CompressionConfig:
+    """window: tokens a text may have.  vectors, vector_channels: K and D.  width, layers, heads: of each Perceiver.
+
+    noise: on a text's vectors, its deviation drawn evenly from 0 to this.  latent_weight: of the squared
+    error of BART's latents, in units of their variance.
+    """
+
+    window: int = 32
+    vectors: int = 16
+    vector_channels: int = 64
+    width: int = 256
+    layers: int = 3
+    heads: int = 4
+    steps: int = 2000
+    tokens_per_batch: int = 2048
+    learning_rate: float = 1e-3
+    warmup_steps: int = 100
+    decay_share: float = 0.5
+    gradient_clip: float = 1.0
+    noise: float = 0.5
+    latent_weight: float = 1.0
+    checkpoint_minutes: float = 4.0
+    seed: int = 0
+
+    def __post_init__(self):
+        counts = ("vectors", "vector_channels", "layers", "heads", "steps", "tokens_per_batch")
+        for name in counts:
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.width % self.heads:
+            raise UserError(f"width is {self.width}; it must be a multiple of heads, {self.heads}")
+        if not 0 <= self.noise <= 10:
+            raise UserError(f"noise is {self.noise}; it must be between 0 and 10")
+        if self.tokens_per_batch < self.window:
+            raise UserError(
+                f"tokens_per_batch is {self.tokens_per_batch}; a batch must hold a window of {self.window}"
+            )
+
+
+@dataclass(frozen=True)
+class CompressionProgress:
+    """After one step.  nats: of the decoder, a token; None where the run had ended before.
+
+    latent_error: mean squared, in units of BART's variance.
+    """
+
+    step: int
+    nats: float | None
+    latent_error: float
+    compressor: Compressor
+
+
+def new_compressor(
+    config: CompressionConfig, autoencoder: Autoencoder, texts: list[str]
+) -> Compressor:
+    """An untrained compressor for this BART; it knows the statistics of `texts`' latents."""
+    torch.manual_seed(config.seed)
+    compressor = Compressor(
+        autoencoder.bart.config.d_model,
+        config.vectors,
+        config.vector_channels,
+        config.window,
+        config.width,
+        config.layers,
+        config.heads,
+    ).to(autoencoder.device)
+    sample = texts[:: max(1, len(texts) // STATISTICS_TEXTS)]
+    narrow = dataclasses.replace(autoencoder, window=config.window)
+    statistics = fit_latent_statistics(narrow, narrow.split(sample), source="train split")
+    compressor.mean.copy_(statistics.mean)
+    compressor.std.copy_(statistics.std)
+    return compressor
+
+
+def train_compressor(
+    config: CompressionConfig,
+    autoencoder: Autoencoder,
+    texts: list[str],
+    out: Path,
+    *,
+    say: Callable[[str], None] = say,
+) -> Iterator[CompressionProgress]:
+    """Trains a compressor of `autoencoder`'s latents, resuming from `out` if it holds a checkpoint."""
+    bart = autoencoder.bart.eval().requires_grad_(False)
+    raw = dataclasses.replace(autoencoder, statistics=None)
+    compressor = new_compressor(config, autoencoder, texts)
+    optimizer = torch.optim.AdamW(
+        compressor.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), fused=True
+    )
+    settings = {**dataclasses.asdict(config), "origin": digest_of(bart, texts)}
+    step = resume_network(out, compressor, optimizer, settings, MAY_CHANGE, say).get("step", 0)
+    if step >= config.steps:
+        yield CompressionProgress(step, None, 0.0, compressor)
+        return
+    sequences = token_sequences(autoencoder.tokenizer, texts, window=config.window)
+    batches = endless_batches(
+        np.array([len(sequence) for sequence in sequences]),
+        tokens_per_batch=config.tokens_per_batch,
+        seed=(config.seed, ORDER),
+        skip=step,
+    )
+    saved_at = time.monotonic()
+    for index in range(step, config.steps):
+        rate = learning_rate(
+            config.learning_rate,
+            index,
+            steps=config.steps,
+            warmup_steps=config.warmup_steps,
+            decay_share=config.decay_share,
+        )
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        _, rows = next(batches)
+        chosen = [sequences[row].tolist() for row in rows]
+        nats, error = _losses(config, raw, compressor, chosen, index)
+        if not math.isfinite(float(nats.detach())):
+            raise UserError(
+                f"the loss is {float(nats)} at step {index + 1}; the last checkpoint is kept"
+            )
+        optimizer.zero_grad(set_to_none=True)
+        (nats + config.latent_weight * error).backward()
+        torch.nn.utils.clip_grad_norm_(compressor.parameters(), config.gradient_clip)
+        optimizer.step()
+        if (
+            index + 1 == config.steps
+            or time.monotonic() - saved_at > 60 * config.checkpoint_minutes
+        ):
+            save_network(out, compressor, optimizer, {"step": index + 1, "config": settings})
+            saved_at = time.monotonic()
+        yield CompressionProgress(
+            index + 1, float(nats.detach()), float(error.detach()), compressor
+        )
+
+
+def _losses(config, raw: Autoencoder, compressor: Compressor, sequences, step: int):
+    """(nats a token, mean squared error of latents over their variance) of one batch."""
+    latents = raw.encode_tokens(sequences)
+    values, mask = latents.values.clone(), latents.mask.clone()  # out of inference mode
+    with autocast(raw.device, raw.dtype):
+        vectors = compressor.compress(values, mask)
+        generator = sample_generator((config.seed, NOISE, step))
+        deviation = config.noise * torch.rand(len(vectors), 1, 1, generator=generator)
+        drawn = deviation * torch.randn(vectors.shape, generator=generator)
+        expanded = compressor.expand(vectors + drawn.to(vectors.device))
+        nats = reading_loss(raw.bart, all_real(expanded), sequences)
+    length = mask.shape[1]
+    error = (expanded[:, :, :length] - values) / compressor.std[:, None]
+    return nats, error.square().mean(dim=1)[mask].mean()

@@ -1,0 +1,105 @@
+"""A whole run of `bartleby compress`: data, training with a progress bar, measurement, the finished model."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+
+import torch
+
+from bartleby.autoencoder import STATISTICS_FILE, Autoencoder, fit_latent_statistics
+from bartleby.checkpoints import replaced_folder, write_json
+from bartleby.compression import CompressionConfig, train_compressor
+from bartleby.console import print_json, progress_bar, say
+from bartleby.corpus import load_corpus, merge
+from bartleby.denoisers.build import parameters
+from bartleby.errors import UserError
+from bartleby.evaluation.reconstruction import reconstruct, summarise
+from bartleby.loading import COMPRESSOR, load_autoencoder
+from bartleby.pretrain_run import spread
+from bartleby.run_log import RunLog
+
+VALIDATION_TEXTS = 1000
+STATISTICS_TEXTS = 5_000
+LOG_EVERY = 10  # steps
+
+
+def run_compression(
+    config: CompressionConfig,
+    data: list[str],
+    out: Path,
+    *,
+    model: str | None = None,
+    column: str = "text",
+    device: str = "cpu",
+    as_json: bool = False,
+) -> None:
+    """Trains a compressor on `model`'s latents; leaves the BART with it in `out/model`."""
+    autoencoder = load_autoencoder(model, window=config.window, device=device)
+    if autoencoder.compressor is not None:
+        raise UserError(f"'{model}' is compressed already; name the BART that it was made from")
+    corpus = merge(load_corpus(source, column=column) for source in data)
+    for note in corpus.notes:
+        say(note)
+    texts, valid = corpus.split("train"), corpus.split("valid")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write '{out}': {error.strerror}") from None
+    say(
+        f"{len(texts):,} texts · {config.vectors} vectors of {config.vector_channels} for up to "
+        f"{config.window} tokens · {config.steps:,} steps of up to {config.tokens_per_batch:,} tokens · seed "
+        f"{config.seed}"
+    )
+    with progress_bar("compress", total=config.steps) as bar:
+        log, started = None, time.monotonic()
+        for progress in train_compressor(config, autoencoder, texts, out, say=say):
+            if progress.nats is None:
+                break
+            log = log or RunLog(out, step=progress.step - 1)
+            note = f" {progress.nats:.3f} nats · latents {progress.latent_error:.3f}"
+            bar.update(bar.task_ids[0], completed=progress.step, note=note)
+            if progress.step % LOG_EVERY == 0:
+                row = {"step": progress.step, "nats": progress.nats}
+                row["latent_error"] = progress.latent_error
+                row["seconds"] = round(time.monotonic() - started, 2)
+                log.append(row, kind="train")
+        if log:
+            log.close()
+    compressed = dataclasses.replace(
+        autoencoder, compressor=progress.compressor.eval(), statistics=None
+    )
+    record = _finish(config, compressed, texts, valid, data, out)
+    if as_json:
+        print_json(record)
+    else:
+        result = record["validation"]
+        print(
+            f"exact {result['exact']:.1%} · tokens {result['token_accuracy']:.2%} · BLEU {result['bleu']:.1f}"
+        )
+    say(f"saved {out / 'model'}  →  try: bartleby reconstruct FILE --model {out / 'model'}")
+
+
+@torch.inference_mode()
+def _finish(config, compressed: Autoencoder, texts, valid, data, out: Path) -> dict:
+    """Measures the compressor on held-out texts and writes `out/model`."""
+    held_out = compressed.split(spread(valid, VALIDATION_TEXTS))[:VALIDATION_TEXTS]
+    summary = summarise([item for _, item in reconstruct(compressed, held_out, say=say)])
+    sample = compressed.split(spread(texts, STATISTICS_TEXTS))
+    source = f"train split of {', '.join(Path(source).name for source in data)}"
+    statistics = fit_latent_statistics(compressed, sample, source=source)
+    record = {
+        "config": dataclasses.asdict(config),
+        "data": [Path(source).name for source in data],
+        "parameters": parameters(compressed.compressor),
+        "validation": dataclasses.asdict(summary),
+        "effective_rank": statistics.effective_rank,
+    }
+    with replaced_folder(out / "model") as folder:
+        compressed.bart.save_pretrained(folder)
+        compressed.tokenizer.save_pretrained(folder)
+        compressed.compressor.save_pretrained(folder / COMPRESSOR)
+        write_json(folder / COMPRESSOR / STATISTICS_FILE, statistics.to_json())
+        write_json(folder / "compression.json", record)
+    return record
