@@ -177,7 +177,7 @@ def test_parts_that_do_not_fit_are_refused(pipeline):
 
     parts = dict(pipeline.components)
     parts["denoiser"] = bartleby.DenoisingTransformer(channels=32, width=32, layers=1, heads=1)
-    with pytest.raises(UserError, match="the denoiser has 32 channels, the BART 64"):
+    with pytest.raises(UserError, match="the denoiser has 32 channels, the latents 64"):
         TextDiffusionPipeline(**parts)
     parts["denoiser"] = bartleby.TokenTransformer(
         channels=64, width=32, layers=1, heads=1, vocabulary=99

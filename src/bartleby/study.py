@@ -207,6 +207,7 @@ def _train_and_measure(run, config, setup, settings, folder, device, say) -> dic
         "steps": record["steps"],
         "seconds": record["seconds"],
         "passages": record["passages"],
+        "epochs": record["passages"] / len(mine.training),
         "bottleneck": denoiser.bottleneck,
         "curve": [
             {"seconds": entry["seconds"], "noise_cosine": entry["noise_cosine"]}
@@ -250,6 +251,7 @@ def _baseline(name: str, setup: Setup, settings: StudySettings, out: Path, say) 
             "steps": 0,
             "seconds": 0.0,
             "passages": 0,
+            "epochs": 0.0,
             "bottleneck": denoiser.bottleneck,
             **measured(denoiser, scheduler, setup, settings),
         }

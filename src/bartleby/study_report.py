@@ -87,18 +87,19 @@ def _blocks(
 
 def results_table(rows: list[dict]) -> Table:
     """A row a run: size, training, scores, and what was published."""
-    columns = ["run", "parameters", "steps", "min", "noise cos", "x0 cos", "x0 MSE"]
+    columns = ["run", "parameters", "steps", "epochs", "min", "noise cos", "x0 cos", "x0 MSE"]
     columns += ["x0 norm", "tokens", "published (val. cos, size, time)"]
     lines = []
     for row in rows:
         if "failed" in row:
-            lines.append([row["name"], f"failed: {row['failed']}", *[""] * 7, row["published"]])
+            lines.append([row["name"], f"failed: {row['failed']}", *[""] * 8, row["published"]])
             continue
         lines.append(
             [
                 row["name"],
                 f"{row['parameters']:,}",
                 f"{row['steps']:,}",
+                f"{row['epochs']:.2f}",
                 f"{row['seconds'] / 60:.1f}",
                 f"{row['noise_cosine']:.3f}",
                 f"{row['x0_cosine']:.3f}",
@@ -122,7 +123,7 @@ def findings(rows: list[dict], channels: int) -> list[str]:
         last = row["timesteps"][-1]["noise_cosine"]
         place = "below" if row["noise_cosine"] < identity["noise_cosine"] else "above"
         sentences.append(
-            f"{row['name']} reaches {row['noise_cosine']:.3f}, {place} the {identity['noise_cosine']:.3f} of "
+            f"{row['name']} reaches {row['noise_cosine']:.3f} after {row['epochs']:.2f} epochs, {place} the {identity['noise_cosine']:.3f} of "
             f"returning the input. On almost pure noise, where returning it would score 1, it reaches "
             f"{last:.3f}; its bottleneck of {row['bottleneck']:g} of {channels} channels allows {ceiling:.3f}."
         )
