@@ -20,7 +20,7 @@ from bartleby.denoisers.posteriors import TokenMixture, WienerFilter
 PRECONDITIONS = ("none", "wiener", "mixture")
 SIZES = {  # name -> (width, layers, heads)
     "tiny": (128, 3, 4),
-    "nano": (256, 4, 4),  # the bundled one: what two cores train best in an hour or two
+    "nano": (320, 6, 5),  # with the bundled BART it stays under 45 MB
     "small": (384, 6, 6),
     "base": (512, 12, 8),
 }
