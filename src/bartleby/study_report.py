@@ -124,8 +124,9 @@ def findings(rows: list[dict], channels: int) -> list[str]:
         place = "below" if row["noise_cosine"] < identity["noise_cosine"] else "above"
         sentences.append(
             f"{row['name']} reaches {row['noise_cosine']:.3f} after {row['epochs']:.2f} epochs, "
-            f"{place} the {identity['noise_cosine']:.3f} of returning the input. On almost pure noise, where returning it would score 1, it reaches "
-            f"{last:.3f}; its bottleneck of {row['bottleneck']:g} of {channels} channels allows {ceiling:.3f}."
+            f"{place} the {identity['noise_cosine']:.3f} of returning the input. On almost pure noise, "
+            f"where returning it would score 1, it reaches {last:.3f}; its "
+            f"bottleneck of {row['bottleneck']:g} of {channels} channels allows {ceiling:.3f}."
         )
     for row in trained:
         before = next(
