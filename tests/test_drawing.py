@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 from conftest import TEXTS
 
 from bartleby.autoencoder import DecodeSettings, Latents
-from bartleby.drawing import GumbelDraws
+from bartleby.drawing import draws
 from bartleby.errors import UserError
 from bartleby.pipeline import TextDiffusionPipeline
 from bartleby.sampling import SamplerSettings
@@ -20,10 +19,19 @@ DRAWN = DecodeSettings(temperature=1.0)
 def test_draws_follow_the_softmax(temperature):
     logits = torch.tensor([1.0, 0.0, -1.0, 2.0])
     count = 20_000
-    draws = GumbelDraws(temperature, [(index,) for index in range(count)])
-    drawn = draws(torch.empty(count, 0), logits.expand(count, -1)).argmax(dim=1)
+    draw = draws(temperature, 0.0, [(index,) for index in range(count)])
+    drawn = draw(torch.zeros(count, 1, dtype=torch.long), logits.expand(count, -1)).argmax(dim=1)
     shares = torch.bincount(drawn, minlength=4) / count
     assert torch.allclose(shares, (logits / temperature).softmax(dim=0), atol=0.015)
+
+
+def test_min_p_leaves_out_what_is_unlikely_beside_the_likeliest():
+    logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
+    draw = draws(1.0, 0.4, [(index,) for index in range(5_000)])
+    drawn = draw(torch.zeros(5_000, 1, dtype=torch.long), logits.expand(5_000, -1)).argmax(dim=1)
+    shares = torch.bincount(drawn, minlength=4) / 5_000
+    assert shares[2:].sum() == 0  # below 0.4 of 0.5
+    assert shares[0] == pytest.approx(0.5 / 0.8, abs=0.03)
 
 
 def test_a_text_draws_the_same_alone_and_in_company(autoencoder):
@@ -60,7 +68,10 @@ def test_what_cannot_be_drawn_is_refused():
         DecodeSettings(num_beams=2, temperature=0.5)
     with pytest.raises(UserError, match="decoder's temperature is -1"):
         DecodeSettings(temperature=-1)
-    with pytest.raises(UserError, match="decoder_temperature is 11"):
+    with pytest.raises(UserError, match="decoder's temperature is 11"):
         SamplerSettings(decoder_temperature=11)
     assert "drawn at temperature 0.5" in str(DecodeSettings(temperature=0.5))
-    assert np.isclose(SamplerSettings().decoder_temperature, 0)
+    with pytest.raises(UserError, match="decoder's min_p is 2"):
+        SamplerSettings(decoder_min_p=2)
+    assert "greedy" in str(SamplerSettings().decoding())
+    assert "3 beams" in str(SamplerSettings(decoder_temperature=1.0).decoding(num_beams=3))

@@ -17,17 +17,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import (
-    BartForConditionalGeneration,
-    GenerationConfig,
-    LogitsProcessorList,
-    PreTrainedTokenizerBase,
-)
+from transformers import BartForConditionalGeneration, GenerationConfig, PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutput
 
 from bartleby.batching import cut_by_tokens, pad
 from bartleby.compressor import Compressor
-from bartleby.drawing import GumbelDraws
+from bartleby.drawing import draws
 from bartleby.errors import UserError
 from bartleby.messages import say
 from bartleby.precision import autocast
@@ -45,6 +40,7 @@ class DecodeSettings:
     """How the decoder writes. Every field is passed to it; nothing is taken from a model's own defaults.
 
     temperature: 0 takes the likeliest token, 1 draws from what the decoder predicts; not with beams.
+    min_p: of what is drawn, tokens less likely than this share of the likeliest are left out.
     """
 
     num_beams: int = 1
@@ -52,8 +48,11 @@ class DecodeSettings:
     no_repeat_ngram_size: int = 0
     length_penalty: float = 1.0
     temperature: float = 0.0
+    min_p: float = 0.0
 
     def __post_init__(self):
+        if not 0 <= self.min_p <= 1:
+            raise UserError(f"the decoder's min_p is {self.min_p}; it must be between 0 and 1")
         if not 0 <= self.temperature <= 10:
             raise UserError(
                 f"the decoder's temperature is {self.temperature}; it must be between 0 and 10"
@@ -68,7 +67,8 @@ class DecodeSettings:
         if self.num_beams > 1:
             search = f"{self.num_beams} beams, length penalty {self.length_penalty}"
         else:
-            search = f"drawn at temperature {self.temperature:g}" if self.temperature else "greedy"
+            drawn = f"drawn at temperature {self.temperature:g}, min-p {self.min_p:g}"
+            search = drawn if self.temperature else "greedy"
         return f"{search}, repetition penalty {self.repetition_penalty}, no-repeat n-gram {self.no_repeat_ngram_size}"
 
 
@@ -295,11 +295,8 @@ class Autoencoder:
             for length in lengths
         ]
         options = dataclasses.asdict(settings)
-        temperature = options.pop("temperature")
-        draws = None
-        if temperature:
-            seeds = seeds or [(0, index) for index in range(len(lengths))]
-            draws = LogitsProcessorList([GumbelDraws(temperature, seeds)])
+        seeds = seeds or [(0, index) for index in range(len(lengths))]
+        drawn = draws(options.pop("temperature"), options.pop("min_p"), seeds)
         with autocast(self.device, self.dtype):
             sequences = self.bart.generate(
                 # A fresh output object each call: beam search rebinds its field in place.
@@ -317,7 +314,7 @@ class Autoencoder:
                     eos_token_id=self.tokenizer.eos_token_id,
                     pad_token_id=self.tokenizer.pad_token_id,
                 ),
-                logits_processor=draws,
+                logits_processor=drawn,
                 prefix_allowed_tokens_fn=None if known is None else self._allowed(known.tolist()),
             ).tolist()
         # Cut to the text's own limit, so that what is written does not depend on the rest of the batch.

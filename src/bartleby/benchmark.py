@@ -25,6 +25,13 @@ from bartleby.objective import sample_noise
 from bartleby.pipeline import TextDiffusionPipeline
 from bartleby.sampling import SamplerSettings
 
+SHORT = {  # how a row names settings that are not the defaults
+    "guidance": "g",
+    "temperature": "t",
+    "handover": "h",
+    "decoder_temperature": "d",
+    "decoder_min_p": "p",
+}
 Scores = dict[str, tuple[TextScores, TextScores | None]]  # row -> mean, standard deviation
 
 
@@ -116,10 +123,10 @@ def run_benchmark(
 def name_of(settings: SamplerSettings) -> str:
     """A row's name: sampler, steps and whatever differs from the defaults."""
     parts = [f"{settings.sampler} {settings.steps}"]
-    for name in ("guidance", "temperature", "handover", "decoder_temperature"):
+    for name, short in SHORT.items():
         value = getattr(settings, name)
         if value != getattr(SamplerSettings(), name):
-            parts.append(f"{name[0]}{value:g}")
+            parts.append(f"{short}{value:g}")
     return " ".join(parts)
 
 

@@ -94,6 +94,10 @@ def benchmark(
     decoder_temperature: Annotated[
         list[float] | None, typer.Option(help="A row each; may be repeated.")
     ] = None,
+    decoder_min_p: Annotated[
+        list[float] | None,
+        typer.Option("--decoder-min-p", help="A row each; may be repeated."),
+    ] = None,
     autoregressive: Annotated[
         int, typer.Option(min=0, help="Also train GPT-2 of nano's size for N steps; 0 does not.")
     ] = 0,
@@ -130,13 +134,14 @@ def benchmark(
     pipeline = load_pipeline(model, bart=bart, device=device)
     own = pipeline.default_settings
     settings = [
-        SamplerSettings(name, count, own.guidance, heat, early, drawn)
-        for name, count, heat, early, drawn in product(
+        SamplerSettings(name, count, own.guidance, heat, early, drawn, least)
+        for name, count, heat, early, drawn, least in product(
             sampler or [own.sampler],
             steps or [own.steps],
             temperature or [own.temperature],
             handover or [own.handover],
             decoder_temperature or [own.decoder_temperature],
+            decoder_min_p or [own.decoder_min_p],
         )
     ]
     say(

@@ -52,6 +52,13 @@ DecoderTemperature = Annotated[
     float | None,
     typer.Option(help="At which the decoder draws its tokens; 0 takes the likeliest."),
 ]
+DecoderMinP = Annotated[
+    float | None,
+    typer.Option(
+        "--decoder-min-p",
+        help="Tokens less likely than this share of the likeliest are not drawn.",
+    ),
+]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda. Default: cuda where there is one.")]
 CHUNK = 256  # texts written before the first is printed: enough to batch similar lengths
 WATCHED_STEPS = 16
@@ -71,6 +78,7 @@ def generate(
     temperature: Temperature = None,
     handover: Handover = None,
     decoder_temperature: DecoderTemperature = None,
+    decoder_min_p: DecoderMinP = None,
     watch: Annotated[
         bool, typer.Option("--watch", help="Show the first text emerging, step by step.")
     ] = False,
@@ -90,7 +98,14 @@ def generate(
 
     pipeline = load_pipeline(model, bart=bart, device=device)
     settings = _settings(
-        pipeline, sampler, steps, guidance, temperature, handover, decoder_temperature
+        pipeline,
+        sampler=sampler,
+        steps=steps,
+        guidance=guidance,
+        temperature=temperature,
+        handover=handover,
+        decoder_temperature=decoder_temperature,
+        decoder_min_p=decoder_min_p,
     )
     decoding = _announce(settings, beams, seed)
     callback = _watcher(pipeline, settings.steps) if watch else None
@@ -130,6 +145,7 @@ def edit(
     temperature: Temperature = None,
     handover: Handover = None,
     decoder_temperature: DecoderTemperature = None,
+    decoder_min_p: DecoderMinP = None,
     beams: Beams = 1,
     column: Column = "text",
     model: Generator = None,
@@ -149,7 +165,15 @@ def edit(
         raise UserError("give a TEXT or --file")
     texts = read_texts_given(text, file, column, None)
     pipeline = load_pipeline(model, bart=bart, device=device)
-    settings = _settings(pipeline, sampler, steps, None, temperature, handover, decoder_temperature)
+    settings = _settings(
+        pipeline,
+        sampler=sampler,
+        steps=steps,
+        temperature=temperature,
+        handover=handover,
+        decoder_temperature=decoder_temperature,
+        decoder_min_p=decoder_min_p,
+    )
     decoding = _announce(settings, beams, seed)
     written = pipeline.edit(texts, strength, settings=settings, seed=seed, decoding=decoding)
     for source, edited in zip(texts, written.texts, strict=True):
@@ -169,6 +193,7 @@ def infill(
     temperature: Temperature = None,
     handover: Handover = None,
     decoder_temperature: DecoderTemperature = None,
+    decoder_min_p: DecoderMinP = None,
     beams: Beams = 1,
     model: Generator = None,
     bart: Bart = None,
@@ -184,7 +209,14 @@ def infill(
 
     pipeline = load_pipeline(model, bart=bart, device=device)
     settings = _settings(
-        pipeline, sampler, steps, guidance, temperature, handover, decoder_temperature
+        pipeline,
+        sampler=sampler,
+        steps=steps,
+        guidance=guidance,
+        temperature=temperature,
+        handover=handover,
+        decoder_temperature=decoder_temperature,
+        decoder_min_p=decoder_min_p,
     )
     decoding = _announce(settings, beams, seed)
     written = pipeline.infill(
@@ -209,6 +241,7 @@ def interpolate(
     temperature: Temperature = None,
     handover: Handover = None,
     decoder_temperature: DecoderTemperature = None,
+    decoder_min_p: DecoderMinP = None,
     beams: Beams = 1,
     model: Generator = None,
     bart: Bart = None,
@@ -224,7 +257,13 @@ def interpolate(
 
     pipeline = load_pipeline(model, bart=bart, device=device)
     settings = _settings(
-        pipeline, sampler, denoising_steps, None, temperature, handover, decoder_temperature
+        pipeline,
+        sampler=sampler,
+        steps=denoising_steps,
+        temperature=temperature,
+        handover=handover,
+        decoder_temperature=decoder_temperature,
+        decoder_min_p=decoder_min_p,
     )
     decoding = _announce(settings, beams, seed)
     written = pipeline.interpolate(
@@ -241,35 +280,18 @@ def register(app: typer.Typer) -> None:
 
 
 def _settings(
-    pipeline: TextDiffusionPipeline,
-    sampler: str | None,
-    steps: int | None,
-    guidance: float | None,
-    temperature: float | None,
-    handover: float | None,
-    decoder_temperature: float | None,
+    pipeline: TextDiffusionPipeline, **given: str | float | int | None
 ) -> SamplerSettings:
     """The model's own settings, with every option that was given."""
-    given = {
-        "sampler": sampler,
-        "steps": steps,
-        "guidance": guidance,
-        "temperature": temperature,
-        "handover": handover,
-        "decoder_temperature": decoder_temperature,
-    }
     changes = {name: value for name, value in given.items() if value is not None}
     return dataclasses.replace(pipeline.default_settings, **changes)
 
 
 def _announce(settings: SamplerSettings, beams: int, seed: int) -> DecodeSettings:
     """Says what is going to be done; returns how texts are decoded."""
-    from bartleby.autoencoder import DecodeSettings
     from bartleby.console import say
 
-    decoding = DecodeSettings(
-        num_beams=beams, temperature=settings.decoder_temperature if beams == 1 else 0.0
-    )
+    decoding = settings.decoding(num_beams=beams)
     say(
         f"{settings.sampler}, {settings.steps} steps · guidance {settings.guidance:g} · "
         f"temperature {settings.temperature:g} · handover {settings.handover:g} · seed {seed} · decoding {decoding}"

@@ -3,20 +3,40 @@
 from __future__ import annotations
 
 import torch
-from transformers import LogitsProcessor
+from transformers import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    TemperatureLogitsWarper,
+)
 
 from bartleby.objective import sample_generator
 
 
+def draws(
+    temperature: float, min_p: float, seeds: list[tuple[int, ...]]
+) -> LogitsProcessorList | None:
+    """What makes greedy search draw, for `generate`; None where temperature is 0 and nothing is drawn.
+
+    min_p: tokens less likely than this share of the likeliest are left out (Nguyen et al. 2024).
+    """
+    if not temperature:
+        return None
+    processors = LogitsProcessorList([TemperatureLogitsWarper(float(temperature))])
+    if min_p:
+        processors.append(MinPLogitsWarper(float(min_p)))
+    processors.append(GumbelDraws(seeds))
+    return processors
+
+
 class GumbelDraws(LogitsProcessor):
-    """Makes greedy search draw from softmax(logits / temperature): the argmax of logits plus Gumbel noise is a draw.
+    """Makes greedy search draw from softmax(logits): the argmax of logits plus Gumbel noise is a draw.
 
     seeds: one for each text of the batch. The noise of a text's n-th token is the n-th of its own generator, so that
     neither the batch nor what the others write changes it.
     """
 
-    def __init__(self, temperature: float, seeds: list[tuple[int, ...]]):
-        self.temperature = temperature
+    def __init__(self, seeds: list[tuple[int, ...]]):
         self.generators = [sample_generator(seed) for seed in seeds]
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
@@ -24,4 +44,4 @@ class GumbelDraws(LogitsProcessor):
         drawn = torch.stack(
             [torch.empty(scores.shape[1]).exponential_(generator=own) for own in self.generators]
         )
-        return scores / self.temperature - drawn.log().to(scores.device)
+        return scores - drawn.log().to(scores.device)

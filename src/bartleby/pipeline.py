@@ -346,7 +346,7 @@ class TextDiffusionPipeline(DiffusionPipeline):
     ) -> TextDiffusionOutput:
         """Every draft denoised and decoded, those of similar length together."""
         settings = settings or self.default_settings
-        decoding = decoding or DecodeSettings(temperature=settings.decoder_temperature)
+        decoding = decoding or settings.decoding()
         if strength == 0:  # a reconstruction is no draw
             decoding = dataclasses.replace(decoding, temperature=0.0)
         lengths = np.array([draft.length for draft in drafts])

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from diffusers import DDPMScheduler, ModelMixin
 
+from bartleby.autoencoder import DecodeSettings
 from bartleby.denoisers import TokenTransformer
 from bartleby.errors import UserError
 from bartleby.objective import predicted_x0, sample_noise
@@ -27,8 +28,8 @@ class SamplerSettings:
     guidance: w of classifier-free guidance (Ho & Salimans 2022), 1 is none; it needs a condition.
     temperature: divides the token logits of a TokenTransformer before the expectation; below 1 the
     estimate commits to likely tokens sooner.  handover: share of the timesteps, at the end, that are left
-    out: the decoder gets the estimate made there.  decoder_temperature: at which the decoder draws its
-    tokens; 0 takes the likeliest.
+    out: the decoder gets the estimate made there.  decoder_temperature, decoder_min_p: how the
+    decoder draws its tokens (`DecodeSettings`); at temperature 0 it takes the likeliest.
     """
 
     sampler: str = "ddpm"
@@ -37,6 +38,7 @@ class SamplerSettings:
     temperature: float = 1.0
     handover: float = 0.0
     decoder_temperature: float = 0.0
+    decoder_min_p: float = 0.0
 
     def __post_init__(self):
         if self.sampler not in SAMPLERS:
@@ -49,10 +51,13 @@ class SamplerSettings:
             raise UserError(f"temperature is {self.temperature}; it must be between 0.01 and 10")
         if not 0 <= self.handover < 1:
             raise UserError(f"handover is {self.handover}; it must be at least 0 and below 1")
-        if not 0 <= self.decoder_temperature <= 10:
-            raise UserError(
-                f"decoder_temperature is {self.decoder_temperature}; it must be between 0 and 10"
-            )
+        self.decoding()  # raises for what is out of range
+
+    def decoding(self, num_beams: int = 1) -> DecodeSettings:
+        """How the decoder writes: drawing as set here, or beam search, which does not draw."""
+        if num_beams > 1:
+            return DecodeSettings(num_beams=num_beams)
+        return DecodeSettings(temperature=self.decoder_temperature, min_p=self.decoder_min_p)
 
 
 @dataclass(frozen=True)
