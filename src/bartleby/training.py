@@ -311,9 +311,9 @@ def _first_estimate(network, scheduler, xt, batch: Batch, conditions: dict) -> t
     if len(rows) == 0:
         return previous
     timesteps, mask = batch.timesteps[rows], batch.latents.mask[rows]
-    chosen = dict(conditions)
-    if "known" in chosen:
-        chosen["known"] = chosen["known"][rows]
+    chosen = {  # candidates are the whole batch's
+        name: value if name == "candidates" else value[rows] for name, value in conditions.items()
+    }
     with torch.no_grad():
         guess = network(xt[rows], timesteps, mask, **chosen).sample.float()
     previous[rows] = predicted_x0(scheduler, guess, xt[rows], timesteps)
