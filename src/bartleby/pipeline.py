@@ -43,6 +43,7 @@ from bartleby.sampling import (
     timesteps_of,
 )
 from bartleby.schedules import alpha_bar_at
+from bartleby.writing_decoder import load_decoder
 
 GENERATOR = "generator"  # the bundled model's, beside its BART
 SAMPLING_FILE = "sampling.json"  # in a run's folder: SamplerSettings that suit its denoiser
@@ -153,7 +154,8 @@ class TextDiffusionPipeline(DiffusionPipeline):
     ) -> TextDiffusionPipeline:
         """The pipeline that a finished run of `bartleby train` makes with the BART it was trained on.
 
-        model: that BART's folder or name, where it is no longer where the run found it.
+        The run's own decoder is used if it has one (writing_decoder.py).  model: that BART's folder or
+        name, where it is no longer where the run found it, or another decoder is wanted.
         """
         run = Path(run)
         for part in ("denoiser", "scheduler", "training.json", LENGTHS_FILE):
@@ -167,6 +169,8 @@ class TextDiffusionPipeline(DiffusionPipeline):
         autoencoder = load_autoencoder(
             model or trained["model"], window=trained["window"] or None, device=device
         )
+        if model is None:
+            load_decoder(autoencoder.bart, run)
         statistics, chosen = run / STATISTICS_FILE, run / SAMPLING_FILE
         check_weights(run / "denoiser")
         return cls(

@@ -36,6 +36,7 @@ from bartleby.precision import autocast
 from bartleby.pretrain import token_sequences
 from bartleby.train_run import Setup
 from bartleby.training import IGNORED
+from bartleby.writing_decoder import decoder_layers
 
 KIND, READ, COPY, CORRUPTION, TIMES, NOISE, COINS, GIVEN = range(8)  # what randomness is for
 MAY_CHANGE = {"steps", "decay_share", "checkpoint_minutes"}  # when a run is resumed
@@ -242,10 +243,10 @@ def _only_decoder_layers(bart: BartForConditionalGeneration) -> list[torch.nn.Pa
     """Lets only the decoder's layers learn: its token embeddings are the encoder's as well."""
     # No dropout, which would draw from a generator that no checkpoint holds.
     bart.eval().requires_grad_(False)
-    parts = [*bart.model.decoder.layers, bart.model.decoder.layernorm_embedding]
-    for part in parts:
-        part.requires_grad_(True)
-    return [weight for part in parts for weight in part.parameters()]
+    trained = list(decoder_layers(bart).values())
+    for weight in trained:
+        weight.requires_grad_(True)
+    return trained
 
 
 def _is_copy(config: RepairConfig, index: int) -> bool:

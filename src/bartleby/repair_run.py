@@ -19,6 +19,7 @@ from bartleby.evaluation.latents import estimate_x0, noised
 from bartleby.repair import RepairConfig, raw_latents, reading_loss, repair
 from bartleby.run_log import RunLog
 from bartleby.train_run import Setup, open_run, validation_sample
+from bartleby.writing_decoder import save_decoder
 
 VALIDATION_TEXTS = 128
 GRID = (0.0, 0.2, 0.4, 0.6, 0.8)  # timesteps, as shares of all
@@ -110,8 +111,12 @@ def measure_reading(setup: Setup, denoiser: ModelMixin) -> dict[str, float]:
 
 
 def _finish(setup: Setup, out: Path, store: str, record: dict) -> None:
-    """The BART in `out/model`, with what else lay in its folder and the record of its repair."""
+    """The BART in `out/model`, with what else lay in its folder and the record of its repair.
+
+    Its decoder's layers alone in `out`: copied into the run's folder, the run writes with them.
+    """
     autoencoder = setup.autoencoder
+    save_decoder(autoencoder.bart, out)
     with replaced_folder(out / "model") as temporary:
         autoencoder.bart.to(getattr(torch, store)).save_pretrained(temporary)
         autoencoder.tokenizer.save_pretrained(temporary)

@@ -17,10 +17,10 @@ from bartleby.denoisers.text_unet import TextUNet1D
 from bartleby.denoisers.token_transformer import TokenTransformer
 from bartleby.denoisers.transformer import SIZES, DenoisingTransformer
 from bartleby.errors import UserError
+from bartleby.quantisation import dequantised, quantised
 
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 QUANTISED_FILE = "denoiser.int8.safetensors"
-SCALE = ".scale"  # ending of the name of an int8 tensor's row scales
 STORES = ("float32", "bfloat16", "int8")
 TRANSFORMERS = ("transformer", "token-transformer")
 DENOISERS = ("simple-unet", "diffusers-unet", "text-unet", *TRANSFORMERS)
@@ -124,10 +124,10 @@ def load_denoiser(folder: str | Path) -> ModelMixin:
     except (OSError, ValueError, KeyError):
         raise UserError(f"'{folder}' holds no denoiser of Bartleby") from None
     try:
-        quantised = folder / QUANTISED_FILE
-        tensors = load_file(quantised if quantised.exists() else folder / WEIGHTS_FILE)
+        small = folder / QUANTISED_FILE
+        tensors = load_file(small if small.exists() else folder / WEIGHTS_FILE)
         denoiser = kind.from_config(kind.load_config(folder))
-        denoiser.load_state_dict(_dequantised(tensors))
+        denoiser.load_state_dict(dequantised(tensors))
     except (OSError, ValueError, RuntimeError, TypeError, KeyError, SafetensorError) as error:
         raise UserError(
             f"the denoiser in '{folder}' cannot be loaded: {str(error).splitlines()[0]}"
@@ -147,27 +147,18 @@ def save_denoiser(denoiser: ModelMixin, folder: Path, *, store: str = "float32")
         return
     path = folder / WEIGHTS_FILE
     tensors = load_file(path)
-    for name, tensor in list(tensors.items()):
-        if tensor.ndim < 2 or name.endswith((".basis", ".position_means")):
-            continue
-        if store == "int8":
-            scale = tensor.flatten(1).abs().amax(dim=1).clamp_min(1e-12) / 127
-            scale = scale.view(-1, *[1] * (tensor.ndim - 1))
-            tensors[name] = (tensor / scale).round().to(torch.int8)
-            tensors[name + SCALE] = scale
-        else:
-            tensors[name] = tensor.to(getattr(torch, store))
+    large = {
+        name: tensor
+        for name, tensor in tensors.items()
+        if tensor.ndim >= 2 and not name.endswith((".basis", ".position_means"))
+    }
+    if store == "int8":
+        tensors |= quantised(large)
+    else:
+        tensors |= {name: tensor.to(getattr(torch, store)) for name, tensor in large.items()}
     path.unlink()
     name = QUANTISED_FILE if store == "int8" else WEIGHTS_FILE
     save_file(tensors, folder / name, metadata={"format": "pt"})
-
-
-def _dequantised(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    scales = {name for name in tensors if name.endswith(SCALE)}
-    plain = {name: tensor.float() for name, tensor in tensors.items() if name not in scales}
-    for name in scales:
-        plain[name.removesuffix(SCALE)] *= tensors[name]
-    return plain
 
 
 def parameters(denoiser: ModelMixin) -> int:
