@@ -285,9 +285,8 @@ class Autoencoder:
             latents = self.statistics.denormalise(latents)
         if self.compressor is not None:
             with autocast(self.device, self.dtype):
-                vectors = latents.values[
-                    :, :, : self.latents_of(0)
-                ]  # a batch may be padded for a UNet
+                # Only its own: a batch may be padded for a UNet.
+                vectors = latents.values[:, :, : self.latents_of(0)]
                 latents = all_real(self.compressor.expand(vectors))
         lengths = latents.mask.sum(dim=1).tolist()
         limits = [

@@ -6,7 +6,6 @@ GPT-2's architecture from transformers, with the BART's tokenizer, so that what 
 from __future__ import annotations
 
 import dataclasses
-import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,9 +18,8 @@ from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel, PreTrain
 
 from bartleby.batching import endless_batches, pad
 from bartleby.checkpoints import digest_of, resume_network, save_network
-from bartleby.errors import UserError
 from bartleby.messages import say
-from bartleby.optimisation import learning_rate
+from bartleby.optimisation import learning_rate, optimise
 from bartleby.precision import autocast, network_dtype
 from bartleby.pretrain import token_sequences
 from bartleby.tokenization import decode_ids
@@ -81,26 +79,18 @@ def train_autoregressive(
             warmup_steps=config.warmup_steps,
             decay_share=config.decay_share,
         )
-        for group in optimizer.param_groups:
-            group["lr"] = rate
         ids, mask = pad([sequences[row] for row in indices], tokenizer.pad_token_id)
         with autocast("cpu", dtype):
             hidden = model.transformer(input_ids=ids, attention_mask=mask).last_hidden_state
             real = mask[:, 1:].bool()
             logits = model.lm_head(hidden[:, :-1][real])
         loss = F.cross_entropy(logits.float(), ids[:, 1:][real])
-        nats = float(loss.detach())
-        if not math.isfinite(nats):
-            raise UserError(f"the loss is {nats} at step {step + 1}; the last checkpoint is kept")
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        optimise(optimizer, loss, rate=rate, clip=1.0, step=step)
         step += 1
         if step == config.steps or time.monotonic() - saved_at > 60 * config.checkpoint_minutes:
             save_network(out, model, optimizer, {"step": step, "config": settings})
             saved_at = time.monotonic()
-        yield step, nats, model
+        yield step, float(loss.detach()), model
 
 
 def new_model(config: AutoregressiveConfig, tokenizer: PreTrainedTokenizerBase) -> GPT2LMHeadModel:

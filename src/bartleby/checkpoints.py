@@ -82,6 +82,15 @@ def read_json(path: Path) -> dict:
     return value
 
 
+def made_folder(folder: Path) -> Path:
+    """The folder, made if it is not there; UserError if that cannot be done."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write '{folder}': {error.strerror}") from None
+    return folder
+
+
 def checkpoint_folder(run: Path, step: int) -> Path:
     return run / "checkpoints" / f"step-{step:08d}"
 

@@ -8,7 +8,6 @@ near in meaning: a better reconstruction from a jagged space makes worse texts.
 from __future__ import annotations
 
 import dataclasses
-import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from bartleby.compressor import Compressor
 from bartleby.errors import UserError
 from bartleby.messages import say
 from bartleby.objective import sample_generator
-from bartleby.optimisation import learning_rate
+from bartleby.optimisation import learning_rate, optimise
 from bartleby.precision import autocast
 from bartleby.pretrain import token_sequences
 from bartleby.repair import reading_loss
@@ -145,19 +144,11 @@ def train_compressor(
             warmup_steps=config.warmup_steps,
             decay_share=config.decay_share,
         )
-        for group in optimizer.param_groups:
-            group["lr"] = rate
         _, rows = next(batches)
         chosen = [sequences[row].tolist() for row in rows]
         nats, error = _losses(config, raw, compressor, chosen, index)
-        if not math.isfinite(float(nats.detach())):
-            raise UserError(
-                f"the loss is {float(nats)} at step {index + 1}; the last checkpoint is kept"
-            )
-        optimizer.zero_grad(set_to_none=True)
-        (nats + config.latent_weight * error).backward()
-        torch.nn.utils.clip_grad_norm_(compressor.parameters(), config.gradient_clip)
-        optimizer.step()
+        loss = nats + config.latent_weight * error
+        optimise(optimizer, loss, rate=rate, clip=config.gradient_clip, step=index)
         if (
             index + 1 == config.steps
             or time.monotonic() - saved_at > 60 * config.checkpoint_minutes

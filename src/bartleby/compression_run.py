@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 from bartleby.autoencoder import STATISTICS_FILE, Autoencoder, fit_latent_statistics
-from bartleby.checkpoints import replaced_folder, write_json
-from bartleby.compression import CompressionConfig, train_compressor
+from bartleby.checkpoints import made_folder, replaced_folder, write_json
+from bartleby.compression import STATISTICS_TEXTS, CompressionConfig, train_compressor
 from bartleby.console import print_json, progress_bar, say
 from bartleby.corpus import load_corpus, merge
 from bartleby.denoisers.build import parameters
@@ -21,7 +21,6 @@ from bartleby.pretrain_run import spread
 from bartleby.run_log import RunLog
 
 VALIDATION_TEXTS = 1000
-STATISTICS_TEXTS = 5_000
 LOG_EVERY = 10  # steps
 
 
@@ -43,10 +42,7 @@ def run_compression(
     for note in corpus.notes:
         say(note)
     texts, valid = corpus.split("train"), corpus.split("valid")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write '{out}': {error.strerror}") from None
+    made_folder(out)
     say(
         f"{len(texts):,} texts · {config.vectors} vectors of {config.vector_channels} for up to "
         f"{config.window} tokens · {config.steps:,} steps of up to {config.tokens_per_batch:,} tokens · seed "

@@ -53,13 +53,14 @@ class EditBenchmark:
 
     def human(self, texts: list[str]) -> EditScores:
         """The sources themselves, what all else is held against."""
-        return self._scores(HUMAN, 0.0, texts, texts)
+        return self._scores(HUMAN, 0.0, texts, texts, self.embedder.embed(texts))
 
     def edits(self, texts: list[str], strengths: Iterable[float]) -> Iterator[EditScores]:
         """All texts at each strength."""
+        vectors = self.embedder.embed(texts)
         for strength in strengths:
             edited = self.pipeline.edit(texts, strength, settings=self.settings, seed=self.seed)
-            yield self._scores(EDIT, strength, edited.texts, texts)
+            yield self._scores(EDIT, strength, edited.texts, texts, vectors)
 
     def interpolations(
         self, pairs: list[tuple[str, str]], steps: int, *, track: Track
@@ -72,9 +73,10 @@ class EditBenchmark:
             for index, pair in enumerate(track(pairs, len(pairs)))
         ]
         firsts, lasts = ([pair[end] for pair in pairs] for end in (0, 1))
+        vectors, last_vectors = self.embedder.embed(firsts), self.embedder.embed(lasts)
         for place in range(steps):
-            texts = [row[place] for row in rows]
-            yield self._scores(INTERPOLATION, place / (steps - 1), texts, firsts, lasts)
+            texts, amount = [row[place] for row in rows], place / (steps - 1)
+            yield self._scores(INTERPOLATION, amount, texts, firsts, vectors, last_vectors)
 
     def infilling(self, texts: list[str], *, track: Track) -> EditScores:
         """Every text with a run of words taken out and filled in again."""
@@ -86,18 +88,19 @@ class EditBenchmark:
             ).texts[0]
             for index, text in enumerate(track(texts, len(texts)))
         ]
-        return self._scores(INFILLING, 0.0, filled, texts)
+        return self._scores(INFILLING, 0.0, filled, texts, self.embedder.embed(texts))
 
-    def _scores(self, kind, amount, texts, sources, lasts=None) -> EditScores:
+    def _scores(self, kind, amount, texts, sources, vectors, last_vectors=None) -> EditScores:
+        """vectors, last_vectors: of the sources, and of the texts that interpolations end at."""
         embedded = self.embedder.embed(texts)
-        to_source = (embedded * self.embedder.embed(sources)).sum(axis=1)
         return EditScores(
             kind=kind,
             amount=round(amount, 6),
             perplexity=self.judge.read(texts).perplexity,
-            similarity=float(to_source.mean()),
-            similarity_last=lasts
-            and float((embedded * self.embedder.embed(lasts)).sum(axis=1).mean()),
+            similarity=float((embedded * vectors).sum(axis=1).mean()),
+            similarity_last=None
+            if last_vectors is None
+            else float((embedded * last_vectors).sum(axis=1).mean()),
             unchanged=float(np.mean([a == b for a, b in zip(texts, sources, strict=True)])),
         )
 

@@ -55,7 +55,10 @@ class LatentData:
     @cached_property
     def lengths(self) -> np.ndarray:
         """[n], latents of each passage: its tokens, unless they are compressed."""
-        return np.array([self.autoencoder.latents_of(n) for n in np.diff(self.offsets).tolist()])
+        tokens = np.diff(self.offsets)
+        if self.autoencoder.compressor is None:
+            return tokens
+        return np.full_like(tokens, self.autoencoder.latents_of(0))
 
     @cached_property
     def _places(self) -> np.ndarray:
@@ -152,11 +155,8 @@ def content_digest(autoencoder: Autoencoder, texts: list[str]) -> str:
         f"{FORMAT} {autoencoder.window} {autoencoder.dtype} {len(texts)}".encode()
     )
     digest.update(autoencoder.tokenizer.backend_tokenizer.to_str().encode())
-    for name, weights in autoencoder.bart.get_encoder().state_dict().items():
-        digest.update(name.encode())
-        digest.update(weights.detach().cpu().contiguous().numpy().tobytes())
-    if autoencoder.compressor is not None:
-        for name, weights in autoencoder.compressor.state_dict().items():
+    for network in (autoencoder.bart.get_encoder(), autoencoder.compressor):
+        for name, weights in network.state_dict().items() if network else ():
             digest.update(name.encode())
             digest.update(weights.detach().cpu().contiguous().numpy().tobytes())
     for text in texts:

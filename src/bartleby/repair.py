@@ -10,7 +10,6 @@ as it will have been when text is generated.
 from __future__ import annotations
 
 import dataclasses
-import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -31,7 +30,7 @@ from bartleby.denoising import Corruption, DenoisingBatches, denoising_loss
 from bartleby.errors import UserError
 from bartleby.messages import say
 from bartleby.objective import predicted_x0, sample_noise, stratified_timesteps
-from bartleby.optimisation import learning_rate
+from bartleby.optimisation import learning_rate, optimise
 from bartleby.precision import autocast
 from bartleby.pretrain import token_sequences
 from bartleby.train_run import Setup
@@ -129,8 +128,6 @@ def repair(
             warmup_steps=config.warmup_steps,
             decay_share=config.decay_share,
         )
-        for group in optimizer.param_groups:
-            group["lr"] = rate
         _, rows = next(batches[kinds[index]])
         with autocast(bart.device, setup.autoencoder.dtype):
             if kinds[index] == "copy":
@@ -141,20 +138,14 @@ def repair(
                 estimates = estimated_latents(config, setup, denoiser, rows, index)
                 ids = [setup.training.token_ids(row) for row in rows]
                 loss = reading_loss(bart, raw_latents(setup, estimates), ids)
-        nats = float(loss.detach())
-        if not math.isfinite(nats):
-            raise UserError(f"the loss is {nats} at step {index + 1}; the last checkpoint is kept")
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, config.gradient_clip)
-        optimizer.step()
+        optimise(optimizer, loss, rate=rate, clip=config.gradient_clip, step=index)
         if (
             index + 1 == config.steps
             or time.monotonic() - saved_at > 60 * config.checkpoint_minutes
         ):
             save_network(out, bart, optimizer, {"step": index + 1, "config": settings})
             saved_at = time.monotonic()
-        yield RepairProgress(index + 1, nats, kinds[index], bart)
+        yield RepairProgress(index + 1, float(loss.detach()), kinds[index], bart)
 
 
 @torch.no_grad()

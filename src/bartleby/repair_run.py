@@ -11,7 +11,7 @@ import torch
 from diffusers import ModelMixin
 
 from bartleby.autoencoder import STATISTICS_FILE, Latents
-from bartleby.checkpoints import replaced_folder, write_json
+from bartleby.checkpoints import made_folder, replaced_folder, write_json
 from bartleby.console import print_json, progress_bar, say
 from bartleby.corpus import load_corpus, merge
 from bartleby.errors import UserError
@@ -50,10 +50,7 @@ def run_repair(
         say(note)
     texts = corpus.split("train")
     texts = texts[: own.limit] if own.limit and not data else texts
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write '{out}': {error.strerror}") from None
+    made_folder(out)
     before = measure_reading(setup, denoiser)
     say(
         f"{config.steps:,} steps of up to {config.tokens_per_batch:,} tokens · estimates from timestep "

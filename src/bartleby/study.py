@@ -17,7 +17,7 @@ import torch
 from diffusers import DDPMScheduler, ModelMixin
 
 from bartleby.autoencoder import Latents
-from bartleby.checkpoints import read_json, write_json
+from bartleby.checkpoints import made_folder, read_json, write_json
 from bartleby.config import TrainConfig, config_from_dict, config_to_dict
 from bartleby.denoisers import IdentityDenoiser, MixtureDenoiser, WienerDenoiser
 from bartleby.denoisers.baselines import identity_noise_cosine, wiener_noise_cosine
@@ -181,7 +181,7 @@ def run_study(
             say(f"\n{run.name}")
             config = run_config(run, settings, channels)
             write_json(
-                _made(folder) / RESULT,
+                made_folder(folder) / RESULT,
                 _train_and_measure(run, config, setup, settings, folder, device, say),
             )
         results.append(read_json(folder / RESULT))
@@ -259,7 +259,7 @@ def _baseline(name: str, setup: Setup, settings: StudySettings, out: Path, say) 
             row["closed_form"] = closed_form(name, scheduler, setup, settings)
         if name == "identity":
             row["input_accuracy"] = input_accuracy(scheduler, setup, settings)
-        write_json(_made(folder) / RESULT, row)
+        write_json(made_folder(folder) / RESULT, row)
     return read_json(folder / RESULT)
 
 
@@ -332,7 +332,7 @@ def _with_steps(config, setup: Setup, settings: StudySettings, folder: Path, dev
         validate_every=max(1, steps // CURVE_POINTS),
     )
     config = dataclasses.replace(config, training=training)
-    write_json(_made(folder) / "config.json", config_to_dict(config))
+    write_json(made_folder(folder) / "config.json", config_to_dict(config))
     return config
 
 
@@ -361,7 +361,7 @@ def seconds_per_step(setup: Setup, device: str) -> float:
 
 
 def _same_settings(settings: StudySettings, out: Path) -> None:
-    path = _made(out) / "study.json"
+    path = made_folder(out) / "study.json"
     wanted = dataclasses.asdict(settings)
     if not path.exists():
         write_json(path, wanted)
@@ -373,11 +373,3 @@ def _same_settings(settings: StudySettings, out: Path) -> None:
                 f"the study in '{out}' was begun with {key} = {saved.get(key)}, not {value}; "
                 "use another --out or the same settings"
             )
-
-
-def _made(folder: Path) -> Path:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write '{folder}': {error.strerror}") from None
-    return folder
