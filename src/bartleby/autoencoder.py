@@ -266,6 +266,17 @@ class Autoencoder:
             mask[indices, :length] = latents.mask.cpu()
         return Latents(values, mask)
 
+    def readable(self, latents: Latents) -> Latents:
+        """The raw latents, as BART's decoder reads them, of what `encode` returns or a denoiser estimates."""
+        latents = Latents(latents.values.to(self.device), latents.mask.to(self.device))
+        if self.statistics:
+            latents = self.statistics.denormalise(latents)
+        if self.compressor is None:
+            return latents
+        with autocast(self.device, self.dtype):
+            # Only its own: a batch may be padded for a UNet.
+            return all_real(self.compressor.expand(latents.values[:, :, : self.latents_of(0)]))
+
     @torch.inference_mode()
     def decode_tokens(
         self,
@@ -280,14 +291,7 @@ class Autoencoder:
         known: [B, L], ids of tokens that it must write at their places, -1 where it is free.  seeds: one a
         text, of what is drawn at a temperature; by default (0, its number in the batch).
         """
-        latents = Latents(latents.values.to(self.device), latents.mask.to(self.device))
-        if self.statistics:
-            latents = self.statistics.denormalise(latents)
-        if self.compressor is not None:
-            with autocast(self.device, self.dtype):
-                # Only its own: a batch may be padded for a UNet.
-                vectors = latents.values[:, :, : self.latents_of(0)]
-                latents = all_real(self.compressor.expand(vectors))
+        latents = self.readable(latents)
         lengths = latents.mask.sum(dim=1).tolist()
         limits = [
             min(length + length // 4 + 8, self.bart.config.max_position_embeddings)

@@ -20,7 +20,7 @@ from bartleby.batching import endless_batches, pad
 from bartleby.checkpoints import digest_of, resume_network, save_network
 from bartleby.messages import say
 from bartleby.optimisation import learning_rate, optimise
-from bartleby.precision import autocast, network_dtype
+from bartleby.precision import attention_kernel, autocast, network_dtype
 from bartleby.pretrain import token_sequences
 from bartleby.tokenization import decode_ids
 
@@ -80,7 +80,7 @@ def train_autoregressive(
             decay_share=config.decay_share,
         )
         ids, mask = pad([sequences[row] for row in indices], tokenizer.pad_token_id)
-        with autocast("cpu", dtype):
+        with autocast("cpu", dtype), attention_kernel(ids.shape[1], "cpu"):
             hidden = model.transformer(input_ids=ids, attention_mask=mask).last_hidden_state
             real = mask[:, 1:].bool()
             logits = model.lm_head(hidden[:, :-1][real])

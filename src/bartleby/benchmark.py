@@ -31,6 +31,7 @@ SHORT = {  # how a row names settings that are not the defaults
     "handover": "h",
     "decoder_temperature": "d",
     "decoder_min_p": "p",
+    "candidates": "best",
 }
 Scores = dict[str, tuple[TextScores, TextScores | None]]  # row -> mean, standard deviation
 

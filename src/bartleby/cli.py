@@ -285,6 +285,9 @@ def repair(
     noisiest: Annotated[
         float, typer.Option(help="Timesteps whose estimates are read end at this share of all.")
     ] = 0.8,
+    conditioned: Annotated[
+        float, typer.Option(help="Share of the texts that are read with a part of them given.")
+    ] = 0.5,
     copies: Annotated[
         float, typer.Option(help="Share of the steps that read clean latents, as in pretraining.")
     ] = 0.15,
@@ -295,6 +298,8 @@ def repair(
 ) -> None:
     """Teach the decoder of a run's BART to read what its denoiser makes of noise. Resumes where it stopped.
 
+    A run with a decoder of its own goes on from that one.
+
     Example: bartleby repair runs/stories-generator --out runs/repaired
     """
     from bartleby.repair import RepairConfig
@@ -304,6 +309,7 @@ def repair(
         steps=steps,
         quietest=quietest,
         noisiest=noisiest,
+        conditioned=conditioned,
         copies=copies,
         checkpoint_minutes=save_every,
         seed=seed,

@@ -26,7 +26,7 @@ from bartleby.objective import sample_generator
 from bartleby.optimisation import learning_rate, optimise
 from bartleby.precision import autocast
 from bartleby.pretrain import token_sequences
-from bartleby.repair import reading_loss
+from bartleby.reading import reading_loss
 
 ORDER, NOISE = range(2)  # what randomness is for
 MAY_CHANGE = {"steps", "decay_share", "checkpoint_minutes"}  # when a run is resumed

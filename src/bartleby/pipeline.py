@@ -35,6 +35,7 @@ from bartleby.latent_data import LENGTHS_FILE
 from bartleby.loading import BUNDLED, COMPRESSOR, check_weights, load_autoencoder, model_folder
 from bartleby.messages import say
 from bartleby.precision import check_device, network_dtype
+from bartleby.ranking import prior_nats
 from bartleby.sampling import (
     SamplerSettings,
     SamplingStep,
@@ -43,13 +44,14 @@ from bartleby.sampling import (
     timesteps_of,
 )
 from bartleby.schedules import alpha_bar_at
+from bartleby.tokenization import content_ids, decode_ids
 from bartleby.writing_decoder import load_decoder
 
 GENERATOR = "generator"  # the bundled model's, beside its BART
 SAMPLING_FILE = "sampling.json"  # in a run's folder: SamplerSettings that suit its denoiser
 PARTS = ("bart", "tokenizer", "denoiser", "scheduler")
 TOKENS_PER_BATCH = 1024  # positions denoised together; more gains nothing on two cores
-LENGTH, NOISE, DECODE = range(3)  # what randomness is for
+LENGTH, NOISE, DECODE, CANDIDATE, RANK = range(5)  # what randomness is for
 Callback = Callable[[SamplingStep, list[int]], None]
 
 
@@ -63,7 +65,7 @@ class TextDiffusionOutput(BaseOutput):
 
 @dataclass(frozen=True)
 class Draft:
-    """A text before it is written: its seed, its tokens' number, and what is already there of it.
+    """A candidate for a text: its seed, its tokens' number, and what is already there of it.
 
     known: ids of given tokens, -1 elsewhere; None if nothing is given.  start: [C, length], latents to
     begin with instead of noise.
@@ -233,12 +235,11 @@ class TextDiffusionPipeline(DiffusionPipeline):
         if num_texts < 1:
             raise UserError(f"num_texts is {num_texts}; it must be at least 1")
         prefix = self._prefix_ids(prompt) if prompt is not None else []
-        drafts = []
+        settings, drafts = settings or self.default_settings, []
         for index in range(first, first + num_texts):
-            own = (seed, index)
-            tokens = self._length(own, length, least=len(prefix) + 2 if prefix else 3)
+            tokens = self._length((seed, index), length, least=len(prefix) + 2 if prefix else 3)
             known = given_prefix(prefix, tokens) if prefix else None
-            drafts.append(Draft((*own, NOISE), tokens, known))
+            drafts.append([Draft(own, tokens, known) for own in _seeds(seed, index, settings)])
         return self._write(drafts, settings, decoding=decoding, callback=callback)
 
     @torch.inference_mode()
@@ -260,9 +261,13 @@ class TextDiffusionPipeline(DiffusionPipeline):
             raise UserError(f"strength is {strength}; it must be between 0 and 1")
         if not texts:
             raise UserError("there are no texts to edit")
+        settings = settings or self.default_settings
         latents = self.autoencoder.encode(texts, say=say)
         drafts = [
-            Draft((seed, index, NOISE), int(mask.sum()), None, values[:, mask])
+            [
+                Draft(own, int(mask.sum()), None, values[:, mask])
+                for own in _seeds(seed, index, settings)
+            ]
             for index, (values, mask) in enumerate(zip(latents.values, latents.mask, strict=True))
         ]
         return self._write(drafts, settings, strength, decoding=decoding, callback=callback)
@@ -293,17 +298,23 @@ class TextDiffusionPipeline(DiffusionPipeline):
         # The space before a gap belongs to the first token of what fills it.
         ids = [self._piece_ids(piece.rstrip(" ")) for piece in pieces[:-1]]
         ids.append(self._piece_ids(pieces[-1]))
-        drafts = []
-        for index in range(num_texts):
-            rng = np.random.default_rng((seed, index, LENGTH))
-            gaps = [gap or 1 + int(rng.poisson(MEAN_GAP - 1)) for _ in pieces[1:]]
-            known = given_words(ids, gaps, self.tokenizer.bos_token_id, self.tokenizer.eos_token_id)
-            if len(known) > self.config.window:
-                raise UserError(
-                    f"the text with its gaps has {len(known)} tokens; this model writes at most {self.config.window}"
-                )
-            drafts.append(Draft((seed, index, NOISE), len(known), known))
+        settings = settings or self.default_settings
+        drafts = [
+            [self._with_gaps(own, ids, gap) for own in _seeds(seed, index, settings)]
+            for index in range(num_texts)
+        ]
         return self._write(drafts, settings, decoding=decoding, callback=callback)
+
+    def _with_gaps(self, seed: tuple[int, ...], pieces: list[list[int]], gap: int | None) -> Draft:
+        """The pieces (token ids) and between them gaps of `gap` tokens, or drawn ones."""
+        rng = np.random.default_rng((*seed, LENGTH))
+        gaps = [gap or 1 + int(rng.poisson(MEAN_GAP - 1)) for _ in pieces[1:]]
+        known = given_words(pieces, gaps, self.tokenizer.bos_token_id, self.tokenizer.eos_token_id)
+        if len(known) > self.config.window:
+            raise UserError(
+                f"the text with its gaps has {len(known)} tokens; this model writes at most {self.config.window}"
+            )
+        return Draft(seed, len(known), known)
 
     @torch.inference_mode()
     def interpolate(
@@ -326,6 +337,7 @@ class TextDiffusionPipeline(DiffusionPipeline):
             raise UserError(f"steps is {steps}; an interpolation has at least 2 texts")
         if not 0 <= strength <= 1:
             raise UserError(f"strength is {strength}; it must be between 0 and 1")
+        settings = settings or self.default_settings
         latents = self.autoencoder.encode([first, last], say=say)
         ends = [values[:, mask] for values, mask in zip(latents.values, latents.mask, strict=True)]
         texts, lengths = [], []
@@ -333,37 +345,60 @@ class TextDiffusionPipeline(DiffusionPipeline):
             length = round((1 - weight) * ends[0].shape[1] + weight * ends[1].shape[1])
             mixed = (1 - weight) * self._stretched(ends[0], length)
             mixed = mixed + weight * self._stretched(ends[1], length)
-            draft = Draft((seed, 0, NOISE), length, None, mixed)
+            drafts = [Draft(own, length, None, mixed) for own in _seeds(seed, 0, settings)]
             level = strength * 4 * weight * (1 - weight)
-            written = self._write([draft], settings, level, decoding=decoding)
+            written = self._write([drafts], settings, level, decoding=decoding)
             texts, lengths = texts + written.texts, lengths + written.lengths
         return TextDiffusionOutput(texts=texts, lengths=lengths)
 
     def _write(
         self,
-        drafts: list[Draft],
-        settings: SamplerSettings | None,
+        candidates: list[list[Draft]],
+        settings: SamplerSettings,
         strength: float = 1.0,
         *,
         decoding: DecodeSettings | None,
         callback: Callback | None = None,
     ) -> TextDiffusionOutput:
-        """Every draft denoised and decoded, those of similar length together."""
-        settings = settings or self.default_settings
+        """Every text's candidates denoised and decoded, those of similar length together; the best of each."""
         decoding = decoding or settings.decoding()
         if strength == 0:  # a reconstruction is no draw
             decoding = dataclasses.replace(decoding, temperature=0.0)
+            candidates = [drafts[:1] for drafts in candidates]
+        drafts = [draft for own in candidates for draft in own]
+        numbers = [number for number, own in enumerate(candidates) for _ in own]
         lengths = np.array([draft.length for draft in drafts])
-        texts = [""] * len(drafts)
+        written: list[list[int]] = [[]] * len(drafts)
         autoencoder = self.autoencoder
         for indices in self._batches(lengths):
             batch = [drafts[index] for index in indices]
-            latents, known = self._denoise(batch, settings, strength, indices.tolist(), callback)
+            own = [numbers[index] for index in indices]
+            latents, known = self._denoise(batch, settings, strength, own, callback)
             seeds = [(*draft.seed, DECODE) for draft in batch]
-            written = autoencoder.decode(latents, decoding, known=known, seeds=seeds)
-            for index, text in zip(indices, written, strict=True):
-                texts[index] = text
-        return TextDiffusionOutput(texts=texts, lengths=lengths.tolist())
+            ids = autoencoder.decode_tokens(latents, decoding, known=known, seeds=seeds)
+            for index, sequence in zip(indices, ids, strict=True):
+                written[index] = sequence
+        chosen = self._best(candidates, written)
+        texts = decode_ids(self.tokenizer, [written[index] for index in chosen])
+        return TextDiffusionOutput(texts=texts, lengths=lengths[chosen].tolist())
+
+    def _best(self, candidates: list[list[Draft]], written: list[list[int]]) -> list[int]:
+        """Of each text's candidates the number, counted over all of them, of the one that reads best."""
+        counts = [len(drafts) for drafts in candidates]
+        firsts = np.cumsum([0, *counts[:-1]])
+        if max(counts) == 1:
+            return firsts.tolist()
+        start, end = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
+        nats = prior_nats(
+            self.autoencoder,
+            self.denoiser,
+            self.scheduler,
+            [[start, *content_ids(self.tokenizer, own), end] for own in written],
+            [draft.length for drafts in candidates for draft in drafts],
+            seeds=[(*drafts[0].seed, RANK) for drafts in candidates for _ in drafts],
+        )
+        ends = firsts + counts
+        return [int(a + nats[a:b].argmin()) for a, b in zip(firsts, ends, strict=True)]
 
     def _batches(self, lengths: np.ndarray) -> Iterator[np.ndarray]:
         """Drafts of similar length together; of equal padded length for a UNet, which sees its padding."""
@@ -490,6 +525,12 @@ def load_pipeline(
         raise UserError(f"'{model}' is no run of bartleby train, so it has its own BART")
     pipeline = TextDiffusionPipeline.from_pretrained(model)
     return pipeline.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def _seeds(seed: int, index: int, settings: SamplerSettings) -> list[tuple[int, ...]]:
+    """A seed for each candidate of text `index`; the first is the same however many there are."""
+    others = range(1, settings.candidates)
+    return [(seed, index, NOISE), *((seed, index, CANDIDATE, other) for other in others)]
 
 
 def _check_fit(channels: int, tokenizer, denoiser, statistics) -> None:

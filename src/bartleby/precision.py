@@ -5,8 +5,11 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bartleby.errors import UserError
+
+SHORT_TEXT = 128  # tokens
 
 
 def check_device(device: str | None) -> None:
@@ -47,3 +50,14 @@ def autocast(device: torch.device | str, dtype: torch.dtype) -> AbstractContextM
     if dtype == torch.float32:
         return nullcontext()
     return torch.autocast(torch.device(device).type, dtype=dtype)
+
+
+def attention_kernel(length: int, device: torch.device | str) -> AbstractContextManager:
+    """For training: plain matrix products for short texts on a CPU.
+
+    There the flash kernel's work for each text and head costs more than it saves: its way back in
+    bfloat16 took 5 times as long at 10 tokens, and still 1.3 times at 128 (docs/LOG.md).
+    """
+    if torch.device(device).type == "cpu" and length <= SHORT_TEXT:
+        return sdpa_kernel(SDPBackend.MATH)
+    return nullcontext()

@@ -24,7 +24,7 @@ from bartleby.denoising import Corruption, DenoisingBatch, DenoisingBatches, den
 from bartleby.errors import UserError
 from bartleby.messages import say
 from bartleby.optimisation import learning_rate
-from bartleby.precision import autocast, network_dtype
+from bartleby.precision import attention_kernel, autocast, network_dtype
 from bartleby.tokenization import encode_texts, passages, train_tokenizer
 
 
@@ -181,7 +181,8 @@ def train_step(
     """One optimiser step; returns the loss in nats a token. A loss that is no number changes nothing."""
     for group in optimizer.param_groups:
         group["lr"] = rate
-    with autocast(batch.labels.device, dtype):
+    device, length = batch.labels.device, batch.labels.shape[1]
+    with autocast(device, dtype), attention_kernel(length, device):
         loss = denoising_loss(bart, batch)
     optimizer.zero_grad(set_to_none=True)
     if torch.isfinite(loss):

@@ -17,10 +17,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from diffusers import ModelMixin
 from transformers import BartForConditionalGeneration
-from transformers.modeling_outputs import BaseModelOutput
 
 from bartleby.autoencoder import Latents
 from bartleby.batching import endless_batches
@@ -33,8 +31,8 @@ from bartleby.objective import predicted_x0, sample_noise, stratified_timesteps
 from bartleby.optimisation import learning_rate, optimise
 from bartleby.precision import autocast
 from bartleby.pretrain import token_sequences
+from bartleby.reading import reading_loss
 from bartleby.train_run import Setup
-from bartleby.training import IGNORED
 from bartleby.writing_decoder import decoder_layers
 
 KIND, READ, COPY, CORRUPTION, TIMES, NOISE, COINS, GIVEN = range(8)  # what randomness is for
@@ -45,7 +43,8 @@ MAY_CHANGE = {"steps", "decay_share", "checkpoint_minutes"}  # when a run is res
 class RepairConfig:
     """quietest, noisiest: shares of all timesteps between which lie those whose estimates are read.
 
-    copies: share of the steps that read latents as in pretraining.
+    conditioned: share of the passages of which a part is given, if the denoiser was trained so.  copies: share of
+    the steps that read latents as in pretraining.
     """
 
     steps: int = 1200
@@ -56,6 +55,7 @@ class RepairConfig:
     gradient_clip: float = 1.0
     quietest: float = 0.3
     noisiest: float = 0.8
+    conditioned: float = 0.5
     copies: float = 0.15
     checkpoint_minutes: float = 4.0
     seed: int = 0
@@ -63,7 +63,7 @@ class RepairConfig:
     def __post_init__(self):
         if self.steps < 1 or self.tokens_per_batch < 1:
             raise UserError("steps and tokens_per_batch must be at least 1")
-        for name in ("quietest", "noisiest", "copies"):
+        for name in ("quietest", "noisiest", "conditioned", "copies"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be between 0 and 1")
         if self.quietest >= self.noisiest:
@@ -137,7 +137,7 @@ def repair(
             else:
                 estimates = estimated_latents(config, setup, denoiser, rows, index)
                 ids = [setup.training.token_ids(row) for row in rows]
-                loss = reading_loss(bart, raw_latents(setup, estimates), ids)
+                loss = reading_loss(bart, setup.autoencoder.readable(estimates), ids)
         optimise(optimizer, loss, rate=rate, clip=config.gradient_clip, step=index)
         if (
             index + 1 == config.steps
@@ -158,8 +158,8 @@ def estimated_latents(
 ) -> Latents:
     """The denoiser's estimates of x0, normalised, for these passages at timesteps drawn between the shares of `config`.
 
-    Half of them are made with an earlier estimate to look at, where the denoiser takes one, and of as
-    many as in its training a part is given.
+    Half of them are made with an earlier estimate to look at, where the denoiser takes one, and where it takes
+    conditions a part is given of `config.conditioned`.
     """
     clean = setup.training.batch(indices, length_multiple=denoiser.length_multiple)
     device, seed = denoiser.device, config.seed
@@ -190,44 +190,16 @@ def estimated_latents(
 
 def _known(config: RepairConfig, setup: Setup, indices, step: int, mask) -> torch.Tensor | None:
     """[B, L] ids of what is given of each passage, -1 elsewhere; None for a denoiser that takes none."""
-    share = setup.config.objective.conditioned
-    if not share:
+    if not setup.config.objective.conditioned:
         return None
     known = torch.full(mask.shape, -1)
     for row, index in enumerate(indices):
         ids = np.array(setup.training.token_ids(index))
-        given = given_positions(len(ids), share, seed=(config.seed, GIVEN, step, int(index)))
+        given = given_positions(
+            len(ids), config.conditioned, seed=(config.seed, GIVEN, step, int(index))
+        )
         known[row, : len(ids)] = torch.from_numpy(np.where(given, ids, -1))
     return known.to(mask.device)
-
-
-def raw_latents(setup: Setup, latents: Latents) -> Latents:
-    """Latents as the decoder reads them, from what the run normalised."""
-    statistics = setup.autoencoder.statistics
-    return statistics.denormalise(latents) if statistics else latents
-
-
-def reading_loss(
-    bart: BartForConditionalGeneration, latents: Latents, sequences: list[list[int]]
-) -> torch.Tensor:
-    """Nats a token of texts (token ids) when the decoder reads these raw latents [B, C, L]."""
-    shape = (len(sequences), max(len(ids) for ids in sequences))
-    labels = torch.full(shape, IGNORED)
-    inputs = torch.full(shape, bart.config.pad_token_id)
-    for row, ids in enumerate(sequences):
-        labels[row, : len(ids)] = torch.tensor(ids)
-        inputs[row, : len(ids)] = torch.tensor([bart.config.decoder_start_token_id, *ids[:-1]])
-    labels, inputs = labels.to(bart.device), inputs.to(bart.device)
-    hidden_states = latents.values.transpose(1, 2).to(bart.device)
-    hidden = bart.model(
-        decoder_input_ids=inputs,
-        encoder_outputs=BaseModelOutput(last_hidden_state=hidden_states),
-        attention_mask=latents.mask.long().to(bart.device),
-        use_cache=False,
-    ).last_hidden_state
-    real = labels != IGNORED
-    logits = bart.lm_head(hidden[real]) + bart.final_logits_bias  # [n, V]
-    return F.cross_entropy(logits.float(), labels[real])
 
 
 def _only_decoder_layers(bart: BartForConditionalGeneration) -> list[torch.nn.Parameter]:

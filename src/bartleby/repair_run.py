@@ -16,10 +16,11 @@ from bartleby.console import print_json, progress_bar, say
 from bartleby.corpus import load_corpus, merge
 from bartleby.errors import UserError
 from bartleby.evaluation.latents import estimate_x0, noised
-from bartleby.repair import RepairConfig, raw_latents, reading_loss, repair
+from bartleby.reading import reading_loss
+from bartleby.repair import RepairConfig, repair
 from bartleby.run_log import RunLog
 from bartleby.train_run import Setup, open_run, validation_sample
-from bartleby.writing_decoder import save_decoder
+from bartleby.writing_decoder import load_decoder, save_decoder
 
 VALIDATION_TEXTS = 128
 GRID = (0.0, 0.2, 0.4, 0.6, 0.8)  # timesteps, as shares of all
@@ -38,11 +39,14 @@ def run_repair(
 ) -> None:
     """Trains the decoder of the BART that `run` was trained on; leaves the whole BART in `out/model`.
 
+    A run that writes with a decoder of its own (writing_decoder.py) goes on from that one.
+
     data: texts for the steps that read clean latents, as in pretraining; without any, the run's own.
     """
     setup, denoiser = open_run(run, say=say)
     if setup.autoencoder.compressor is not None:
         raise UserError(f"'{run}' works on compressed latents; only BART's own can be repaired")
+    load_decoder(setup.autoencoder.bart, run)
     own = setup.config.data
     sources = [(source, column) for source in data] or [(own.source, own.column)]
     corpus = merge(load_corpus(source, column=field) for source, field in sources)
@@ -102,7 +106,7 @@ def measure_reading(setup: Setup, denoiser: ModelMixin) -> dict[str, float]:
         timestep = round(share * (setup.scheduler.config.num_train_timesteps - 1))
         xt, _ = noised(setup.scheduler, latents, timestep, seed=0)
         x0, _ = estimate_x0(denoiser, setup.scheduler, xt, latents.mask, timestep)
-        estimates = raw_latents(setup, Latents(x0, latents.mask))
+        estimates = setup.autoencoder.readable(Latents(x0, latents.mask))
         nats[str(share)] = float(reading_loss(setup.autoencoder.bart, estimates, sequences))
     return nats
 

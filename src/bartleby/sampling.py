@@ -29,7 +29,8 @@ class SamplerSettings:
     temperature: divides the token logits of a TokenTransformer before the expectation; below 1 the
     estimate commits to likely tokens sooner.  handover: share of the timesteps, at the end, that are left
     out: the decoder gets the estimate made there.  decoder_temperature, decoder_min_p: how the
-    decoder draws its tokens (`DecodeSettings`); at temperature 0 it takes the likeliest.
+    decoder draws its tokens (`DecodeSettings`); at temperature 0 it takes the likeliest.  candidates: how many are
+    written of each text, of which the one stays that reads best (ranking.py).
     """
 
     sampler: str = "ddpm"
@@ -39,6 +40,7 @@ class SamplerSettings:
     handover: float = 0.0
     decoder_temperature: float = 0.0
     decoder_min_p: float = 0.0
+    candidates: int = 1
 
     def __post_init__(self):
         if self.sampler not in SAMPLERS:
@@ -51,6 +53,8 @@ class SamplerSettings:
             raise UserError(f"temperature is {self.temperature}; it must be between 0.01 and 10")
         if not 0 <= self.handover < 1:
             raise UserError(f"handover is {self.handover}; it must be at least 0 and below 1")
+        if self.candidates < 1:
+            raise UserError(f"candidates is {self.candidates}; it must be at least 1")
         self.decoding()  # raises for what is out of range
 
     def decoding(self, num_beams: int = 1) -> DecodeSettings:

@@ -49,6 +49,7 @@ from bartleby.objective import (
     training_target,
 )
 from bartleby.optimisation import learning_rate
+from bartleby.reading import IGNORED
 
 # Settings that may differ when a run is resumed: how long it goes on, and what it reports.
 MAY_CHANGE = {
@@ -63,7 +64,6 @@ MAY_CHANGE = {
 }
 # What the parts of a run draw their randomness from, so that no two share a stream.
 ORDER, TIMES, NOISE, CONDITION, GIVEN, CANDIDATES = range(6)
-IGNORED = -100  # in place of a token that is not to be predicted
 
 
 @dataclass(frozen=True)

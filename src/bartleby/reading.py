@@ -1,0 +1,44 @@
+"""How likely the decoder finds a text, given the latents that it reads."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from transformers import BartForConditionalGeneration
+from transformers.modeling_outputs import BaseModelOutput
+
+from bartleby.autoencoder import Latents
+from bartleby.precision import attention_kernel
+
+IGNORED = -100  # in place of a token that is not to be predicted
+
+
+def token_nats(
+    bart: BartForConditionalGeneration, latents: Latents, sequences: list[list[int]]
+) -> torch.Tensor:
+    """[n] nats of every token of these texts (token ids), text after text, as BART reads raw latents [B, C, L]."""
+    shape = (len(sequences), max(len(ids) for ids in sequences))
+    labels = torch.full(shape, IGNORED)
+    inputs = torch.full(shape, bart.config.pad_token_id)
+    for row, ids in enumerate(sequences):
+        labels[row, : len(ids)] = torch.tensor(ids)
+        inputs[row, : len(ids)] = torch.tensor([bart.config.decoder_start_token_id, *ids[:-1]])
+    labels, inputs = labels.to(bart.device), inputs.to(bart.device)
+    hidden_states = latents.values.transpose(1, 2).to(bart.device)
+    with attention_kernel(shape[1], bart.device):
+        hidden = bart.model(
+            decoder_input_ids=inputs,
+            encoder_outputs=BaseModelOutput(last_hidden_state=hidden_states),
+            attention_mask=latents.mask.long().to(bart.device),
+            use_cache=False,
+        ).last_hidden_state
+    real = labels != IGNORED
+    logits = bart.lm_head(hidden[real]) + bart.final_logits_bias  # [n, V]
+    return F.cross_entropy(logits.float(), labels[real], reduction="none")
+
+
+def reading_loss(
+    bart: BartForConditionalGeneration, latents: Latents, sequences: list[list[int]]
+) -> torch.Tensor:
+    """The mean of `token_nats`."""
+    return token_nats(bart, latents, sequences).mean()

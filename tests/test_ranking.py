@@ -1,0 +1,103 @@
+"""Choosing among candidates: by the decoder's own account, one text at a time."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from bartleby.errors import UserError
+from bartleby.pipeline import load_pipeline
+from bartleby.ranking import prior_nats
+from bartleby.reading import reading_loss, token_nats
+from bartleby.sampling import SamplerSettings
+from bartleby.tokenization import encode_texts
+
+ONE = SamplerSettings(steps=4, handover=0.5, decoder_temperature=1.0)
+FOUR = dataclasses.replace(ONE, candidates=4)
+
+
+@pytest.fixture(scope="module")
+def pipeline(generator_run):
+    return load_pipeline(generator_run)
+
+
+def scores(pipeline, texts, lengths, seeds=None):
+    return prior_nats(
+        pipeline.autoencoder,
+        pipeline.denoiser,
+        pipeline.scheduler,
+        encode_texts(pipeline.tokenizer, texts),
+        lengths,
+        seeds=seeds or [(0, 0)] * len(texts),
+    )
+
+
+def test_the_mean_of_the_token_nats_is_the_reading_loss(pipeline):
+    texts = ["The dog likes tea.", "Nobody saw the red house."]
+    autoencoder = pipeline.autoencoder
+    latents, ids = autoencoder.readable(autoencoder.encode(texts)), autoencoder.tokenize(texts)
+    with torch.no_grad():
+        nats = token_nats(pipeline.bart, latents, ids)
+        assert nats.shape == (sum(len(own) for own in ids),)
+        assert float(reading_loss(pipeline.bart, latents, ids)) == pytest.approx(float(nats.mean()))
+        alone = token_nats(
+            pipeline.bart, autoencoder.readable(autoencoder.encode(texts[:1])), ids[:1]
+        )
+    torch.testing.assert_close(nats[: len(ids[0])], alone, atol=2e-2, rtol=2e-2)
+
+
+def test_a_score_does_not_depend_on_the_other_texts(pipeline):
+    texts = [
+        "The dog likes tea.",
+        "A small cat saw the red house.",
+        "house cat the saw red. small A",
+    ]
+    lengths = [len(ids) for ids in encode_texts(pipeline.tokenizer, texts)]
+    together = scores(pipeline, texts, lengths)
+    alone = [
+        scores(pipeline, [text], [length])[0] for text, length in zip(texts, lengths, strict=True)
+    ]
+    np.testing.assert_allclose(together, alone, atol=2e-2)
+
+
+def test_the_bundled_model_prefers_sentences_to_shuffled_words():
+    texts = [
+        "I want to go home now.",
+        "She told me about her dog.",
+        "now. home to go want I",
+        "dog. me about her told She",
+    ]
+    pipeline = load_pipeline()
+    nats = scores(pipeline, texts, [len(ids) for ids in encode_texts(pipeline.tokenizer, texts)])
+    assert max(nats[:2]) + 1 < min(nats[2:])
+
+
+def test_the_best_of_the_candidates_stays(pipeline):
+    best = pipeline(6, settings=FOUR, seed=5)
+    first = pipeline(6, settings=ONE, seed=5)
+    assert best.lengths == first.lengths
+    assert best.texts != first.texts
+    seeds = [(5, index, 1, 4) for index in range(6)]
+    chosen, single = (scores(pipeline, out.texts, out.lengths, seeds) for out in (best, first))
+    assert all(chosen <= single + 2e-2)
+    assert pipeline(2, settings=FOUR, seed=5, first=3).texts == best.texts[3:5]
+
+
+def test_infilling_chooses_among_lengths_and_keeps_the_words(pipeline):
+    written = pipeline.infill("The <mask> likes tea.", 3, settings=FOUR)
+    assert all(text.startswith("The") and text.endswith("likes tea.") for text in written.texts)
+    single = pipeline.infill("The <mask> likes tea.", 3, settings=ONE)
+    assert written.lengths != single.lengths
+
+
+def test_a_reconstruction_has_no_candidates_to_choose_from(pipeline):
+    texts = ["The dog likes tea.", "Nobody saw the red house."]
+    assert pipeline.edit(texts, 0.0, settings=FOUR).texts == pipeline.edit(texts, 0.0).texts
+
+
+def test_candidates_must_be_a_positive_number():
+    with pytest.raises(UserError, match="candidates is 0; it must be at least 1"):
+        SamplerSettings(candidates=0)
