@@ -59,12 +59,17 @@ DecoderMinP = Annotated[
         help="Tokens less likely than this share of the likeliest are not drawn.",
     ),
 ]
+Candidates = Annotated[
+    int | None,
+    typer.Option(min=1, help="How many are written of each text; the one that reads best stays."),
+]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda. Default: cuda where there is one.")]
 CHUNK = 256  # texts written before the first is printed: enough to batch similar lengths
 WATCHED_STEPS = 16
 
 
 def generate(
+    context: typer.Context,
     number: Count = 5,
     prompt: Annotated[
         str | None, typer.Option(metavar="PREFIX", help="What every text begins with.")
@@ -79,6 +84,7 @@ def generate(
     handover: Handover = None,
     decoder_temperature: DecoderTemperature = None,
     decoder_min_p: DecoderMinP = None,
+    candidates: Candidates = None,
     watch: Annotated[
         bool, typer.Option("--watch", help="Show the first text emerging, step by step.")
     ] = False,
@@ -97,16 +103,7 @@ def generate(
     from bartleby.pipeline import load_pipeline
 
     pipeline = load_pipeline(model, bart=bart, device=device)
-    settings = _settings(
-        pipeline,
-        sampler=sampler,
-        steps=steps,
-        guidance=guidance,
-        temperature=temperature,
-        handover=handover,
-        decoder_temperature=decoder_temperature,
-        decoder_min_p=decoder_min_p,
-    )
+    settings = _settings(pipeline, context)
     decoding = _announce(settings, beams, seed)
     callback = _watcher(pipeline, settings.steps) if watch else None
     empty = 0
@@ -133,6 +130,7 @@ def generate(
 
 
 def edit(
+    context: typer.Context,
     text: Annotated[
         str | None, typer.Argument(help="Text to edit; '-' reads standard input, a text a line.")
     ] = None,
@@ -146,6 +144,7 @@ def edit(
     handover: Handover = None,
     decoder_temperature: DecoderTemperature = None,
     decoder_min_p: DecoderMinP = None,
+    candidates: Candidates = None,
     beams: Beams = 1,
     column: Column = "text",
     model: Generator = None,
@@ -165,15 +164,7 @@ def edit(
         raise UserError("give a TEXT or --file")
     texts = read_texts_given(text, file, column, None)
     pipeline = load_pipeline(model, bart=bart, device=device)
-    settings = _settings(
-        pipeline,
-        sampler=sampler,
-        steps=steps,
-        temperature=temperature,
-        handover=handover,
-        decoder_temperature=decoder_temperature,
-        decoder_min_p=decoder_min_p,
-    )
+    settings = _settings(pipeline, context)
     decoding = _announce(settings, beams, seed)
     written = pipeline.edit(texts, strength, settings=settings, seed=seed, decoding=decoding)
     for source, edited in zip(texts, written.texts, strict=True):
@@ -182,6 +173,7 @@ def edit(
 
 
 def infill(
+    context: typer.Context,
     text: Annotated[str, typer.Argument(help="A text with <mask> where words are missing.")],
     number: Count = 1,
     gap: Annotated[
@@ -194,6 +186,7 @@ def infill(
     handover: Handover = None,
     decoder_temperature: DecoderTemperature = None,
     decoder_min_p: DecoderMinP = None,
+    candidates: Candidates = None,
     beams: Beams = 1,
     model: Generator = None,
     bart: Bart = None,
@@ -208,16 +201,7 @@ def infill(
     from bartleby.pipeline import load_pipeline
 
     pipeline = load_pipeline(model, bart=bart, device=device)
-    settings = _settings(
-        pipeline,
-        sampler=sampler,
-        steps=steps,
-        guidance=guidance,
-        temperature=temperature,
-        handover=handover,
-        decoder_temperature=decoder_temperature,
-        decoder_min_p=decoder_min_p,
-    )
+    settings = _settings(pipeline, context)
     decoding = _announce(settings, beams, seed)
     written = pipeline.infill(
         text, number, gap=gap, settings=settings, seed=seed, decoding=decoding
@@ -228,6 +212,7 @@ def infill(
 
 
 def interpolate(
+    context: typer.Context,
     first: Annotated[str, typer.Argument(help="The text to start from.")],
     last: Annotated[str, typer.Argument(help="The text to end at.")],
     number: Annotated[
@@ -236,12 +221,16 @@ def interpolate(
     strength: Annotated[
         float, typer.Option(help="Noise in the middle, 0 to 1: more is more fluent, less alike.")
     ] = 0.5,
-    denoising_steps: Steps = None,
+    steps: Annotated[
+        int | None,
+        typer.Option("--denoising-steps", min=1, help="Evaluations of the denoiser."),
+    ] = None,
     sampler: SamplerName = None,
     temperature: Temperature = None,
     handover: Handover = None,
     decoder_temperature: DecoderTemperature = None,
     decoder_min_p: DecoderMinP = None,
+    candidates: Candidates = None,
     beams: Beams = 1,
     model: Generator = None,
     bart: Bart = None,
@@ -256,15 +245,7 @@ def interpolate(
     from bartleby.pipeline import load_pipeline
 
     pipeline = load_pipeline(model, bart=bart, device=device)
-    settings = _settings(
-        pipeline,
-        sampler=sampler,
-        steps=denoising_steps,
-        temperature=temperature,
-        handover=handover,
-        decoder_temperature=decoder_temperature,
-        decoder_min_p=decoder_min_p,
-    )
+    settings = _settings(pipeline, context)
     decoding = _announce(settings, beams, seed)
     written = pipeline.interpolate(
         first, last, number, strength=strength, settings=settings, seed=seed, decoding=decoding
@@ -279,12 +260,13 @@ def register(app: typer.Typer) -> None:
         app.command()(command)
 
 
-def _settings(
-    pipeline: TextDiffusionPipeline, **given: str | float | int | None
-) -> SamplerSettings:
-    """The model's own settings, with every option that was given."""
-    changes = {name: value for name, value in given.items() if value is not None}
-    return dataclasses.replace(pipeline.default_settings, **changes)
+def _settings(pipeline: TextDiffusionPipeline, context: typer.Context) -> SamplerSettings:
+    """The model's own settings, with every option of the command that is named like one and was given."""
+    names = {field.name for field in dataclasses.fields(pipeline.default_settings)}
+    given = {
+        name: value for name, value in context.params.items() if name in names and value is not None
+    }
+    return dataclasses.replace(pipeline.default_settings, **given)
 
 
 def _announce(settings: SamplerSettings, beams: int, seed: int) -> DecodeSettings:
@@ -294,7 +276,8 @@ def _announce(settings: SamplerSettings, beams: int, seed: int) -> DecodeSetting
     decoding = settings.decoding(num_beams=beams)
     say(
         f"{settings.sampler}, {settings.steps} steps · guidance {settings.guidance:g} · "
-        f"temperature {settings.temperature:g} · handover {settings.handover:g} · seed {seed} · decoding {decoding}"
+        f"temperature {settings.temperature:g} · handover {settings.handover:g} · "
+        f"best of {settings.candidates} · seed {seed} · decoding {decoding}"
     )
     return decoding
 
