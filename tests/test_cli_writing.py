@@ -53,6 +53,15 @@ def test_many_texts_are_generated_in_chunks_that_follow_on(cli, monkeypatch):
     assert "1 of 5 texts are empty" in result.stderr
 
 
+def test_candidates_are_said_and_texts_that_are_given_have_several(cli, generator_run):
+    options = ("--steps", 3, "--model", generator_run)
+    assert "best of 1 " in cli("generate", "-n", 2, *options).stderr
+    assert "best of 3 " in cli("generate", "-n", 2, "--candidates", 3, *options).stderr
+    assert "best of 8 " in cli("infill", "The <mask> tea.", *options).stderr
+    assert "best of 2 " in cli("edit", TEXT, "--candidates", 2, *options).stderr
+    assert cli("edit", TEXT, "--candidates", 0, *options).exit_code == 2
+
+
 def test_watch_shows_the_steps_on_standard_error(cli, generator_run):
     result = cli("generate", "-n", 2, "--steps", 5, "--watch", "--model", generator_run)
     assert len(result.stdout.splitlines()) == 2

@@ -209,7 +209,7 @@ def benchmark_edits(
         check_plot_path(plot)
     texts = read_texts(reference, column=column)[:number]
     pipeline = load_pipeline(model, bart=bart, device=device)
-    settings = pipeline.default_settings
+    settings = pipeline.editing_settings
     say(f"{len(texts):,} texts · {settings} · judge {judge} · embedder {embedder} · seed {seed}")
     rows = run_edit_benchmark(
         EditBenchmark(

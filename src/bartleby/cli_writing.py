@@ -12,7 +12,6 @@ from bartleby.cli_options import Beams, Column, Json, Seed, read_texts_given
 
 if TYPE_CHECKING:
     from bartleby.autoencoder import DecodeSettings
-    from bartleby.pipeline import TextDiffusionPipeline
     from bartleby.sampling import SamplerSettings
 
 Generator = Annotated[
@@ -103,7 +102,7 @@ def generate(
     from bartleby.pipeline import load_pipeline
 
     pipeline = load_pipeline(model, bart=bart, device=device)
-    settings = _settings(pipeline, context)
+    settings = _settings(pipeline.default_settings, context)
     decoding = _announce(settings, beams, seed)
     callback = _watcher(pipeline, settings.steps) if watch else None
     empty = 0
@@ -164,7 +163,7 @@ def edit(
         raise UserError("give a TEXT or --file")
     texts = read_texts_given(text, file, column, None)
     pipeline = load_pipeline(model, bart=bart, device=device)
-    settings = _settings(pipeline, context)
+    settings = _settings(pipeline.editing_settings, context)
     decoding = _announce(settings, beams, seed)
     written = pipeline.edit(texts, strength, settings=settings, seed=seed, decoding=decoding)
     for source, edited in zip(texts, written.texts, strict=True):
@@ -201,7 +200,7 @@ def infill(
     from bartleby.pipeline import load_pipeline
 
     pipeline = load_pipeline(model, bart=bart, device=device)
-    settings = _settings(pipeline, context)
+    settings = _settings(pipeline.editing_settings, context)
     decoding = _announce(settings, beams, seed)
     written = pipeline.infill(
         text, number, gap=gap, settings=settings, seed=seed, decoding=decoding
@@ -245,7 +244,7 @@ def interpolate(
     from bartleby.pipeline import load_pipeline
 
     pipeline = load_pipeline(model, bart=bart, device=device)
-    settings = _settings(pipeline, context)
+    settings = _settings(pipeline.editing_settings, context)
     decoding = _announce(settings, beams, seed)
     written = pipeline.interpolate(
         first, last, number, strength=strength, settings=settings, seed=seed, decoding=decoding
@@ -260,13 +259,13 @@ def register(app: typer.Typer) -> None:
         app.command()(command)
 
 
-def _settings(pipeline: TextDiffusionPipeline, context: typer.Context) -> SamplerSettings:
+def _settings(own: SamplerSettings, context: typer.Context) -> SamplerSettings:
     """The model's own settings, with every option of the command that is named like one and was given."""
-    names = {field.name for field in dataclasses.fields(pipeline.default_settings)}
+    names = {field.name for field in dataclasses.fields(own)}
     given = {
         name: value for name, value in context.params.items() if name in names and value is not None
     }
-    return dataclasses.replace(pipeline.default_settings, **given)
+    return dataclasses.replace(own, **given)
 
 
 def _announce(settings: SamplerSettings, beams: int, seed: int) -> DecodeSettings:

@@ -51,6 +51,7 @@ GENERATOR = "generator"  # the bundled model's, beside its BART
 SAMPLING_FILE = "sampling.json"  # in a run's folder: SamplerSettings that suit its denoiser
 PARTS = ("bart", "tokenizer", "denoiser", "scheduler")
 TOKENS_PER_BATCH = 1024  # positions denoised together; more gains nothing on two cores
+EDITING_CANDIDATES = 8
 LENGTH, NOISE, DECODE, CANDIDATE, RANK = range(5)  # what randomness is for
 Callback = Callable[[SamplingStep, list[int]], None]
 
@@ -81,8 +82,9 @@ class TextDiffusionPipeline(DiffusionPipeline):
     """Text from noise. Calling it writes new texts; `edit`, `infill` and `interpolate` start from given ones.
 
     Text i depends on `seed` and i alone, not on how many are written or how they are batched (but for
-    the last digits of sums in another order). `settings` are the model's own, `default_settings`, unless
-    given; `decoding` is greedy search, or drawing at the settings' decoder_temperature, unless given.
+    the last digits of sums in another order). `settings` are the model's own unless given: `default_settings`
+    of a new text, `editing_settings` of the others; `decoding` is greedy search, or drawing at the settings'
+    decoder_temperature, unless given.
     """
 
     model_cpu_offload_seq = "bart->denoiser"
@@ -200,6 +202,17 @@ class TextDiffusionPipeline(DiffusionPipeline):
             raise UserError(f"the model's sampling settings are damaged: {error}") from None
 
     @property
+    def editing_settings(self) -> SamplerSettings:
+        """The same where a text is given, with several candidates unless the model's own say how many.
+
+        What fits the given text is then chosen from texts that vary, which a new text has no use for:
+        there the likeliest of several is only a more common one.
+        """
+        own = self.default_settings
+        several = own.candidates if own.candidates > 1 else EDITING_CANDIDATES
+        return dataclasses.replace(own, candidates=several)
+
+    @property
     def autoencoder(self) -> Autoencoder:
         """BART as texts <-> normalised latents."""
         saved = self.config.latent_statistics
@@ -261,7 +274,7 @@ class TextDiffusionPipeline(DiffusionPipeline):
             raise UserError(f"strength is {strength}; it must be between 0 and 1")
         if not texts:
             raise UserError("there are no texts to edit")
-        settings = settings or self.default_settings
+        settings = settings or self.editing_settings
         latents = self.autoencoder.encode(texts, say=say)
         drafts = [
             [
@@ -298,7 +311,7 @@ class TextDiffusionPipeline(DiffusionPipeline):
         # The space before a gap belongs to the first token of what fills it.
         ids = [self._piece_ids(piece.rstrip(" ")) for piece in pieces[:-1]]
         ids.append(self._piece_ids(pieces[-1]))
-        settings = settings or self.default_settings
+        settings = settings or self.editing_settings
         drafts = [
             [self._with_gaps(own, ids, gap) for own in _seeds(seed, index, settings)]
             for index in range(num_texts)
@@ -337,7 +350,7 @@ class TextDiffusionPipeline(DiffusionPipeline):
             raise UserError(f"steps is {steps}; an interpolation has at least 2 texts")
         if not 0 <= strength <= 1:
             raise UserError(f"strength is {strength}; it must be between 0 and 1")
-        settings = settings or self.default_settings
+        settings = settings or self.editing_settings
         latents = self.autoencoder.encode([first, last], say=say)
         ends = [values[:, mask] for values, mask in zip(latents.values, latents.mask, strict=True)]
         texts, lengths = [], []
