@@ -33,9 +33,11 @@ from bartleby.precision import autocast
 from bartleby.pretrain import token_sequences
 from bartleby.reading import reading_loss
 from bartleby.train_run import Setup
+from bartleby.training import batch_candidates
 from bartleby.writing_decoder import decoder_layers
 
-KIND, READ, COPY, CORRUPTION, TIMES, NOISE, COINS, GIVEN = range(8)  # what randomness is for
+# What randomness is for.
+KIND, READ, COPY, CORRUPTION, TIMES, NOISE, COINS, GIVEN, CANDIDATES = range(9)
 MAY_CHANGE = {"steps", "decay_share", "checkpoint_minutes"}  # when a run is resumed
 
 
@@ -159,7 +161,8 @@ def estimated_latents(
     """The denoiser's estimates of x0, normalised, for these passages at timesteps drawn between the shares of `config`.
 
     Half of them are made with an earlier estimate to look at, where the denoiser takes one, and where it takes
-    conditions a part is given of `config.conditioned`.
+    conditions a part is given of `config.conditioned`. Tokens are scored as in the denoiser's own training: all,
+    or candidates for them.
     """
     clean = setup.training.batch(indices, length_multiple=denoiser.length_multiple)
     device, seed = denoiser.device, config.seed
@@ -172,10 +175,15 @@ def estimated_latents(
     mask = clean.mask.to(device)
     xt = setup.scheduler.add_noise(clean.values.to(device), noise, timesteps)
     known = _known(config, setup, indices, step, mask)
+    candidates = batch_candidates(
+        setup.config, setup.training, indices, seed=(seed, CANDIDATES, step)
+    )
 
     def estimate(rows, **conditions):
         if known is not None:
             conditions["known"] = known[rows]
+        if candidates:
+            conditions["candidates"] = candidates.to(device)
         guess = denoiser(xt[rows], timesteps[rows], mask[rows], **conditions).sample.float()
         return predicted_x0(setup.scheduler, guess, xt[rows], timesteps[rows])
 

@@ -246,6 +246,8 @@ def make_batch(
     latents = data.batch(indices[rows], length_multiple=denoiser.length_multiple)
     seeds = [(seed, NOISE, epoch, int(index)) for index in indices[rows]]
     noise = sample_noise(latents.mask, latents.values.shape[1], seeds=seeds)
+    # Of the whole batch, so that every process scores the same tokens.
+    candidates = batch_candidates(config, data, indices, seed=(seed, CANDIDATES, step))
     tokens = torch.zeros(latents.mask.shape, dtype=torch.long)
     given = torch.zeros(latents.mask.shape, dtype=torch.bool)
     for place, row in enumerate(rows if config.objective.loss == "cross-entropy" else []):
@@ -260,21 +262,19 @@ def make_batch(
         timesteps[rows].to(device),
         (coins[rows] < 0.5).to(device),
         share,
-        _candidates(config, data, indices, step, accelerator),
+        candidates.to(device) if candidates else None,
     )
 
 
-def _candidates(config, data: LatentData, indices, step: int, accelerator) -> Candidates | None:
-    """Of the whole batch, so that every process scores the same tokens."""
+def batch_candidates(
+    config: TrainConfig, data: LatentData, indices: np.ndarray, *, seed: tuple[int, ...]
+) -> Candidates | None:
+    """The tokens that stand for the vocabulary in a batch of these passages; None if all are scored."""
     others = config.objective.candidates
     if not others:
         return None
-    return draw_candidates(
-        np.concatenate([data.token_ids(index) for index in indices]),
-        len(data.autoencoder.tokenizer),
-        others=others,
-        seed=(config.training.seed, CANDIDATES, step),
-    ).to(accelerator.device)
+    tokens = np.concatenate([data.token_ids(index) for index in indices])
+    return draw_candidates(tokens, len(data.autoencoder.tokenizer), others=others, seed=seed)
 
 
 def denoising_loss(
