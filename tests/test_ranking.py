@@ -10,7 +10,7 @@ import torch
 
 from bartleby.errors import UserError
 from bartleby.pipeline import load_pipeline
-from bartleby.ranking import prior_nats
+from bartleby.ranking import prior_nats, surprise
 from bartleby.reading import reading_loss, token_nats
 from bartleby.sampling import SamplerSettings
 from bartleby.tokenization import encode_texts
@@ -24,15 +24,15 @@ def pipeline(generator_run):
     return load_pipeline(generator_run)
 
 
-def scores(pipeline, texts, lengths, seeds=None):
-    return prior_nats(
+def scores(pipeline, texts, seeds=None):
+    nats = prior_nats(
         pipeline.autoencoder,
         pipeline.denoiser,
         pipeline.scheduler,
         encode_texts(pipeline.tokenizer, texts),
-        lengths,
         seeds=seeds or [(0, 0)] * len(texts),
     )
+    return np.array([surprise(own, None) for own in nats])
 
 
 def test_the_mean_of_the_token_nats_is_the_reading_loss(pipeline):
@@ -55,11 +55,8 @@ def test_a_score_does_not_depend_on_the_other_texts(pipeline):
         "A small cat saw the red house.",
         "house cat the saw red. small A",
     ]
-    lengths = [len(ids) for ids in encode_texts(pipeline.tokenizer, texts)]
-    together = scores(pipeline, texts, lengths)
-    alone = [
-        scores(pipeline, [text], [length])[0] for text, length in zip(texts, lengths, strict=True)
-    ]
+    together = scores(pipeline, texts)
+    alone = [scores(pipeline, [text])[0] for text in texts]
     np.testing.assert_allclose(together, alone, atol=2e-2)
 
 
@@ -71,7 +68,7 @@ def test_the_bundled_model_prefers_sentences_to_shuffled_words():
         "dog. me about her told She",
     ]
     pipeline = load_pipeline()
-    nats = scores(pipeline, texts, [len(ids) for ids in encode_texts(pipeline.tokenizer, texts)])
+    nats = scores(pipeline, texts)
     assert max(nats[:2]) + 1 < min(nats[2:])
 
 
@@ -81,16 +78,22 @@ def test_the_best_of_the_candidates_stays(pipeline):
     assert best.lengths == first.lengths
     assert best.texts != first.texts
     seeds = [(5, index, 1, 4) for index in range(6)]
-    chosen, single = (scores(pipeline, out.texts, out.lengths, seeds) for out in (best, first))
+    chosen, single = (scores(pipeline, out.texts, seeds) for out in (best, first))
     assert all(chosen <= single + 2e-2)
     assert pipeline(2, settings=FOUR, seed=5, first=3).texts == best.texts[3:5]
 
 
 def test_infilling_chooses_among_lengths_and_keeps_the_words(pipeline):
-    written = pipeline.infill("The <mask> likes tea.", 3, settings=FOUR)
+    written = pipeline.infill("The <mask> likes tea.", 6, settings=FOUR)
     assert all(text.startswith("The") and text.endswith("likes tea.") for text in written.texts)
-    single = pipeline.infill("The <mask> likes tea.", 3, settings=ONE)
+    single = pipeline.infill("The <mask> likes tea.", 6, settings=ONE)
     assert written.lengths != single.lengths
+
+
+def test_what_was_kept_counts_as_much_as_what_was_written():
+    nats = np.array([0.0, 1.0, 2.0, 6.0], np.float32)
+    assert surprise(nats, None) == pytest.approx(2.25)
+    assert surprise(nats, [True, False, False, True]) == pytest.approx(1.5 + 3.0)
 
 
 def test_a_reconstruction_has_no_candidates_to_choose_from(pipeline):

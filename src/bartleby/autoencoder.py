@@ -24,12 +24,14 @@ from bartleby.batching import cut_by_tokens, pad
 from bartleby.compressor import Compressor
 from bartleby.drawing import draws
 from bartleby.errors import UserError
+from bartleby.given import GivenText, KeepGiven
 from bartleby.messages import say
 from bartleby.precision import autocast
 from bartleby.tokenization import decode_ids, encode_texts, passages
 
 STATISTICS_FILE = "latent_statistics.json"
 TOKENS_PER_BATCH = 8192  # for decoding, whose many small steps gain from company
+SLACK = 8  # tokens, and a quarter of the latents: by so many what is written may exceed them
 MAX_TRUNCATED_WINDOWS = (
     100  # a longer text would lose 99% of itself: that is a mistake, not a truncation
 )
@@ -283,23 +285,25 @@ class Autoencoder:
         latents: Latents,
         settings: DecodeSettings = DecodeSettings(),
         *,
-        known: torch.Tensor | None = None,
+        given: list[GivenText] | None = None,
         seeds: list[tuple[int, ...]] | None = None,
     ) -> list[list[int]]:
         """What the decoder writes for one batch of latents: token ids, starting with the decoder's start token.
 
-        known: [B, L], ids of tokens that it must write at their places, -1 where it is free.  seeds: one a
-        text, of what is drawn at a temperature; by default (0, its number in the batch).
+        given: what each text must keep.  seeds: one a text, of what is drawn at a temperature; by default
+        (0, its number in the batch).
         """
         latents = self.readable(latents)
         lengths = latents.mask.sum(dim=1).tolist()
         limits = [
-            min(length + length // 4 + 8, self.bart.config.max_position_embeddings)
+            min(length + length // 4 + SLACK, self.bart.config.max_position_embeddings)
             for length in lengths
         ]
         options = dataclasses.asdict(settings)
         seeds = seeds or [(0, index) for index in range(len(lengths))]
-        drawn = draws(options.pop("temperature"), options.pop("min_p"), seeds)
+        processors = draws(options.pop("temperature"), options.pop("min_p"), seeds)
+        if given:
+            processors.insert(0, KeepGiven(given, beams=settings.num_beams))
         with autocast(self.device, self.dtype):
             sequences = self.bart.generate(
                 # A fresh output object each call: beam search rebinds its field in place.
@@ -317,38 +321,21 @@ class Autoencoder:
                     eos_token_id=self.tokenizer.eos_token_id,
                     pad_token_id=self.tokenizer.pad_token_id,
                 ),
-                logits_processor=drawn,
-                prefix_allowed_tokens_fn=None if known is None else self._allowed(known.tolist()),
+                logits_processor=processors,
             ).tolist()
         # Cut to the text's own limit, so that what is written does not depend on the rest of the batch.
         return [sequence[:limit] for sequence, limit in zip(sequences, limits, strict=True)]
-
-    def _allowed(self, known: list[list[int]]) -> Callable[[int, torch.Tensor], list[int]]:
-        """For `generate`: the tokens allowed next in text b after what was written of it."""
-        end = self.tokenizer.eos_token_id
-        anything = list(range(self.bart.config.vocab_size))
-        anything_but_end = [token for token in anything if token != end]
-
-        def allowed(row: int, written: torch.Tensor) -> list[int]:
-            place = len(written) - 1  # the decoder's start token comes before the first
-            if place < len(known[row]) and known[row][place] >= 0:
-                return [known[row][place]]
-            more_to_come = max(known[row][place:], default=-1) >= 0
-            return anything_but_end if more_to_come else anything
-
-        return allowed
 
     def decode(
         self,
         latents: Latents,
         settings: DecodeSettings = DecodeSettings(),
         *,
-        known: torch.Tensor | None = None,
         seeds: list[tuple[int, ...]] | None = None,
     ) -> list[str]:
         """The text that the decoder writes for each of `latents`, in order; similar lengths are decoded together.
 
-        known, seeds: as in `decode_tokens`.
+        seeds: as in `decode_tokens`.
         """
         lengths = latents.mask.sum(dim=1).cpu().numpy()
         texts = [""] * len(lengths)
@@ -356,9 +343,8 @@ class Autoencoder:
         for indices in cut_by_tokens(np.argsort(lengths, kind="stable"), lengths, TOKENS_PER_BATCH):
             length = lengths[indices].max()
             batch = Latents(latents.values[indices, :, :length], latents.mask[indices, :length])
-            given = None if known is None else known[indices, :length]
             own = [seeds[index] for index in indices]
-            ids = self.decode_tokens(batch, settings, known=given, seeds=own)
+            ids = self.decode_tokens(batch, settings, seeds=own)
             written = decode_ids(self.tokenizer, ids)
             for index, text in zip(indices, written, strict=True):
                 texts[index] = text

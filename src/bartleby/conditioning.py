@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from bartleby.given import FREE
+
 MEAN_GAP = 4.0  # tokens, 1 + Poisson(3): BART's own spans (Lewis et al. 2019) are Poisson(3), but may be empty
 PREFIXES = 0.5  # of the conditioned passages are continued, the others filled in
 
@@ -33,13 +35,13 @@ def given_positions(length: int, share: float, *, seed: tuple[int, ...]) -> np.n
 
 
 def given_prefix(prefix: list[int], length: int) -> list[int]:
-    """[length] ids: the prefix, then -1 for what is to be written."""
-    return [*prefix, *([-1] * (length - len(prefix)))]
+    """[length] ids: the prefix, then FREE for what is to be written."""
+    return [*prefix, *([FREE] * (length - len(prefix)))]
 
 
 def given_words(pieces: list[list[int]], gaps: list[int], bos: int, eos: int) -> list[int]:
-    """Ids of <s>, the pieces with a gap of -1 between each and the next, and </s>."""
+    """Ids of <s>, the pieces with a gap of FREE places between each and the next, and </s>."""
     known = [bos, *pieces[0]]
     for gap, piece in zip(gaps, pieces[1:], strict=True):
-        known += [-1] * gap + piece
+        known += [FREE] * gap + piece
     return [*known, eos]

@@ -13,15 +13,13 @@ from transformers import (
 from bartleby.objective import sample_generator
 
 
-def draws(
-    temperature: float, min_p: float, seeds: list[tuple[int, ...]]
-) -> LogitsProcessorList | None:
-    """What makes greedy search draw, for `generate`; None where temperature is 0 and nothing is drawn.
+def draws(temperature: float, min_p: float, seeds: list[tuple[int, ...]]) -> LogitsProcessorList:
+    """What makes greedy search draw, for `generate`; nothing where temperature is 0.
 
     min_p: tokens less likely than this share of the likeliest are left out (Nguyen et al. 2024).
     """
     if not temperature:
-        return None
+        return LogitsProcessorList()
     processors = LogitsProcessorList([TemperatureLogitsWarper(float(temperature))])
     if min_p:
         processors.append(MinPLogitsWarper(float(min_p)))

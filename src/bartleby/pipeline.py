@@ -19,6 +19,7 @@ from diffusers.utils import BaseOutput
 from transformers import BartForConditionalGeneration, GenerationConfig, PreTrainedTokenizerBase
 
 from bartleby.autoencoder import (
+    SLACK,
     STATISTICS_FILE,
     Autoencoder,
     DecodeSettings,
@@ -31,11 +32,12 @@ from bartleby.compressor import Compressor
 from bartleby.conditioning import MEAN_GAP, given_prefix, given_words
 from bartleby.denoisers import TokenTransformer, load_denoiser
 from bartleby.errors import UserError
+from bartleby.given import FREE, GivenText
 from bartleby.latent_data import LENGTHS_FILE
 from bartleby.loading import BUNDLED, COMPRESSOR, check_weights, load_autoencoder, model_folder
 from bartleby.messages import say
 from bartleby.precision import check_device, network_dtype
-from bartleby.ranking import prior_nats
+from bartleby.ranking import prior_nats, surprise
 from bartleby.sampling import (
     SamplerSettings,
     SamplingStep,
@@ -68,13 +70,12 @@ class TextDiffusionOutput(BaseOutput):
 class Draft:
     """A candidate for a text: its seed, its tokens' number, and what is already there of it.
 
-    known: ids of given tokens, -1 elsewhere; None if nothing is given.  start: [C, length], latents to
-    begin with instead of noise.
+    given: None if nothing is.  start: [C, length], latents to begin with instead of noise.
     """
 
     seed: tuple[int, ...]
     length: int
-    known: list[int] | None = None
+    given: GivenText | None = None
     start: torch.Tensor | None = None
 
 
@@ -251,8 +252,8 @@ class TextDiffusionPipeline(DiffusionPipeline):
         settings, drafts = settings or self.default_settings, []
         for index in range(first, first + num_texts):
             tokens = self._length((seed, index), length, least=len(prefix) + 2 if prefix else 3)
-            known = given_prefix(prefix, tokens) if prefix else None
-            drafts.append([Draft(own, tokens, known) for own in _seeds(seed, index, settings)])
+            given = self._given(given_prefix(prefix, tokens)) if prefix else None
+            drafts.append([Draft(own, tokens, given) for own in _seeds(seed, index, settings)])
         return self._write(drafts, settings, decoding=decoding, callback=callback)
 
     @torch.inference_mode()
@@ -299,7 +300,8 @@ class TextDiffusionPipeline(DiffusionPipeline):
     ) -> TextDiffusionOutput:
         """`text` with each <mask> filled in, `num_texts` times; the given words are kept.
 
-        gap: tokens for each <mask>; by default drawn as in training, 1 + Poisson(3).
+        gap: tokens for each <mask>. By default some are drawn as in training, 1 + Poisson(3), and the decoder
+        may write fewer or more, until it comes to the word that is given next.
         """
         pieces = text.split("<mask>")
         if len(pieces) < 2:
@@ -327,7 +329,11 @@ class TextDiffusionPipeline(DiffusionPipeline):
             raise UserError(
                 f"the text with its gaps has {len(known)} tokens; this model writes at most {self.config.window}"
             )
-        return Draft(seed, len(known), known)
+        return Draft(seed, len(known), self._given(known, elastic=gap is None))
+
+    def _given(self, known: list[int], *, elastic: bool = False) -> GivenText:
+        room = min(SLACK, self.bart.config.max_position_embeddings - len(known) - 1)
+        return GivenText(known, self.tokenizer.eos_token_id, elastic, max(0, room))
 
     @torch.inference_mode()
     def interpolate(
@@ -386,9 +392,10 @@ class TextDiffusionPipeline(DiffusionPipeline):
         for indices in self._batches(lengths):
             batch = [drafts[index] for index in indices]
             own = [numbers[index] for index in indices]
-            latents, known = self._denoise(batch, settings, strength, own, callback)
+            latents = self._denoise(batch, settings, strength, own, callback)
             seeds = [(*draft.seed, DECODE) for draft in batch]
-            ids = autoencoder.decode_tokens(latents, decoding, known=known, seeds=seeds)
+            given = [draft.given for draft in batch] if batch[0].given else None
+            ids = autoencoder.decode_tokens(latents, decoding, given=given, seeds=seeds)
             for index, sequence in zip(indices, ids, strict=True):
                 written[index] = sequence
         chosen = self._best(candidates, written)
@@ -401,17 +408,22 @@ class TextDiffusionPipeline(DiffusionPipeline):
         firsts = np.cumsum([0, *counts[:-1]])
         if max(counts) == 1:
             return firsts.tolist()
+        drafts = [draft for own in candidates for draft in own]
         start, end = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
+        ids = [[start, *content_ids(self.tokenizer, own), end] for own in written]
         nats = prior_nats(
             self.autoencoder,
             self.denoiser,
             self.scheduler,
-            [[start, *content_ids(self.tokenizer, own), end] for own in written],
-            [draft.length for drafts in candidates for draft in drafts],
-            seeds=[(*drafts[0].seed, RANK) for drafts in candidates for _ in drafts],
+            ids,
+            seeds=[(*own[0].seed, RANK) for own in candidates for _ in own],
         )
+        kept = [
+            draft.given and draft.given.kept(own) for draft, own in zip(drafts, ids, strict=True)
+        ]
+        scores = np.array([surprise(*both) for both in zip(nats, kept, strict=True)])
         ends = firsts + counts
-        return [int(a + nats[a:b].argmin()) for a, b in zip(firsts, ends, strict=True)]
+        return [int(a + scores[a:b].argmin()) for a, b in zip(firsts, ends, strict=True)]
 
     def _batches(self, lengths: np.ndarray) -> Iterator[np.ndarray]:
         """Drafts of similar length together; of equal padded length for a UNet, which sees its padding."""
@@ -426,24 +438,24 @@ class TextDiffusionPipeline(DiffusionPipeline):
             yield from cut_by_tokens(same, lengths, TOKENS_PER_BATCH)
 
     def _denoise(self, drafts, settings, strength, indices, callback):
-        """(latents, known [B, L] or None) of one batch."""
+        """Latents of one batch; all of its drafts have something given, or none, and a start, or none."""
         device, seeds = self.denoiser.device, [draft.seed for draft in drafts]
         multiple = self.denoiser.length_multiple
         longest = -(-max(draft.length for draft in drafts) // multiple) * multiple
         mask = torch.arange(longest) < torch.tensor([draft.length for draft in drafts])[:, None]
         mask = mask.to(device)
         known = None
-        if any(draft.known for draft in drafts):
-            known = torch.full(mask.shape, -1, device=device)
+        if drafts[0].given:
+            known = torch.full(mask.shape, FREE, device=device)
             for row, draft in enumerate(drafts):
-                known[row, : draft.length] = torch.tensor(draft.known)
+                known[row, : draft.length] = torch.tensor(draft.given.known)
         noise = starting_noise(mask, self.denoiser.config.channels, seeds=seeds)
         if drafts[0].start is not None:
             x0 = torch.zeros_like(noise)
             for row, draft in enumerate(drafts):
                 x0[row, :, : draft.length] = draft.start
             if strength == 0:
-                return Latents(x0, mask), known
+                return Latents(x0, mask)
             timestep = torch.tensor(timesteps_of(self.scheduler, settings, strength)[:1])
             alpha_bar = alpha_bar_at(self.scheduler, timestep.to(device))
             noise = alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * noise
@@ -459,7 +471,7 @@ class TextDiffusionPipeline(DiffusionPipeline):
         ):
             if callback:
                 callback(step, indices)
-        return Latents(step.x0, mask), known
+        return Latents(step.x0, mask)
 
     def _length(self, seed: tuple[int, ...], wanted: int | None, *, least: int) -> int:
         """Latents of a text. Its tokens, <s> and </s> included: as wanted, or drawn from the training texts that are

@@ -1,0 +1,84 @@
+"""What is given of a text, and a decoder that keeps it: at its places, or where the text's own course leads to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from transformers import LogitsProcessor
+
+FREE = -1  # in place of a token that is to be written
+
+
+@dataclass(frozen=True)
+class GivenText:
+    """One text of which tokens are given.
+
+    known: [L] ids, FREE where the decoder chooses.  end: the id of </s>.  elastic: a gap before a given
+    token ends as soon as that token is written, or later than its places by up to `room` tokens in all;
+    otherwise it fills its places, no more, no fewer. A gap always gets at least one token.
+    """
+
+    known: list[int]
+    end: int
+    elastic: bool = False
+    room: int = 0
+
+    def next(self, written: list[int]) -> tuple[int | None, set[int]]:
+        """After these tokens, <s> the first: the one that must come next, or None; and those that must not."""
+        states = list(self._walk(written))
+        place, begun, _ = states[-1] if states else (0, False, False)
+        if place >= len(self.known):
+            return None, set()
+        if self.known[place] != FREE:
+            return self.known[place], set()
+        ahead = self._given_after(place)
+        if ahead is None:
+            return None, set()
+        given = self.known[ahead]
+        if not self.elastic:
+            return None, {self.end}
+        return None, {self.end} - {given} if begun else {self.end, given}
+
+    def kept(self, written: list[int]) -> list[bool]:
+        """For each of these tokens, <s> the first: was it given?"""
+        return [given for _, _, given in self._walk(written)]
+
+    def _walk(self, written: list[int]) -> Iterator[tuple[int, bool, bool]]:
+        """After each token: the place to be written next, whether that gap has begun, whether the token was given."""
+        place, begun, room = 0, False, self.room
+        for token in written:
+            given = place < len(self.known) and self.known[place] != FREE
+            ahead = self._given_after(place)
+            if given or ahead is None:
+                place, begun = place + 1, False
+            elif self.elastic and begun and token == self.known[ahead]:
+                place, begun, given = ahead + 1, False, True
+            elif self.elastic and room and place + 1 == ahead:
+                room, begun = room - 1, True  # the gap's last place once more
+            else:
+                place, begun = place + 1, True
+            yield place, begun, given
+
+    def _given_after(self, place: int) -> int | None:
+        return next((p for p in range(place, len(self.known)) if self.known[p] != FREE), None)
+
+
+class KeepGiven(LogitsProcessor):
+    """For `generate`: rules out everything but what the texts of a batch allow next, each of them `beams` rows."""
+
+    def __init__(self, texts: list[GivenText], *, beams: int = 1):
+        self.texts, self.beams = texts, beams
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """input_ids: [B x beams, n], the decoder's start token first.  scores: [B x beams, V]."""
+        kept = scores.clone()
+        for row, written in enumerate(input_ids[:, 1:].tolist()):
+            forced, forbidden = self.texts[row // self.beams].next(written)
+            if forced is not None:
+                kept[row] = -torch.inf
+                kept[row, forced] = scores[row, forced]
+            elif forbidden:
+                kept[row, list(forbidden)] = -torch.inf
+        return kept
