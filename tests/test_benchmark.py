@@ -50,12 +50,13 @@ def test_controls_are_as_many_as_the_human_texts_and_what_they_say(pipeline):
 
 def test_a_benchmark_has_every_row_and_reads_texts_it_wrote_before(pipeline, tmp_path):
     evaluator = Evaluator(TEXTS[100:140], training=TEXTS)
-    settings = [SamplerSettings(steps=3), SamplerSettings("ddim", 2, temperature=0.5)]
+    drawn = SamplerSettings("ddim", 2, decoder_temperature=1.0, decoder_min_p=0.5)
+    settings = [SamplerSettings(steps=3), drawn]
     options = {"settings": settings, "seeds": [0, 1], "autoregressive": TINY}
     scores = run_benchmark(pipeline, evaluator, TEXTS[:20], tmp_path, **options)
     assert list(scores) == [
-        "human", "ddpm 3", "ddim 2 t0.5", "real latents", "noise latents", "mean latents",
-        "one step", "shuffled words", "autoregressive",
+        "human", "ddpm 3", "ddim 2 d1 p0.5", "real latents", "noise latents", "mean latents",
+        "one step", "shuffled words", "autoregressive", "autoregressive p0.5",
     ]  # fmt: skip
     assert all(mean.texts == 20 for mean, _ in scores.values())
     saved = json.loads((tmp_path / "scores.json").read_text())
@@ -96,6 +97,8 @@ def test_the_autoregressive_model_learns_resumes_and_writes(tokenizer, tmp_path)
     texts = write_autoregressive(straight, tokenizer, 5, seed=1)
     assert len(texts) == 5 and texts == write_autoregressive(straight, tokenizer, 5, seed=1)
     assert write_autoregressive(straight, tokenizer, 70, seed=1)[:5] == texts
+    likeliest = write_autoregressive(straight, tokenizer, 5, min_p=1.0, seed=1)
+    assert len(set(likeliest)) == 1 and likeliest != texts
     other = dataclasses.replace(TINY, width=64)
     with pytest.raises(UserError, match="was trained with width = 32, not 64"):
         next(train_autoregressive(other, tokenizer, TEXTS, tmp_path / "whole"))

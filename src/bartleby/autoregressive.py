@@ -116,9 +116,17 @@ def new_model(config: AutoregressiveConfig, tokenizer: PreTrainedTokenizerBase) 
 
 @torch.inference_mode()
 def write_autoregressive(
-    model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerBase, count: int, *, seed: int
+    model: GPT2LMHeadModel,
+    tokenizer: PreTrainedTokenizerBase,
+    count: int,
+    *,
+    min_p: float = 0.0,
+    seed: int,
 ) -> list[str]:
-    """`count` texts by ancestral sampling at temperature 1: what the model has learned, unsharpened."""
+    """`count` texts by ancestral sampling at temperature 1: what the model has learned, unsharpened.
+
+    min_p: tokens less likely than this share of the likeliest are left out, as a decoder's may be.
+    """
     texts: list[str] = []
     prompt = torch.full((TEXTS_PER_BATCH, 1), tokenizer.bos_token_id)
     with torch.random.fork_rng(devices=[]):
@@ -131,6 +139,7 @@ def write_autoregressive(
                 generation_config=GenerationConfig(
                     do_sample=True,
                     top_k=0,
+                    min_p=min_p or None,
                     max_length=model.config.n_positions,
                     eos_token_id=tokenizer.eos_token_id,
                     pad_token_id=tokenizer.pad_token_id,

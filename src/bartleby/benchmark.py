@@ -78,7 +78,8 @@ def run_benchmark(
 ) -> Scores:
     """Scores of human text, the generator under each of `settings`, the controls and the autoregressive model.
 
-    Every set has as many texts as `human`. Texts are written to `out`, a file a row and seed; those that
+    Every set has as many texts as `human`. The autoregressive model draws as it has learned to, and under each
+    min-p that the generator's decoder draws with. Texts are written to `out`, a file a row and seed; those that
     the same networks wrote in an earlier call are read instead of written again, and that is said.
     """
     if autoregressive and evaluator.training is None:
@@ -100,9 +101,11 @@ def run_benchmark(
     rows |= {name: [texts] for name, texts in controls.items()}
     if autoregressive:
         model = _trained(autoregressive, pipeline, evaluator, out / "autoregressive", say)
-        rows["autoregressive"] = [
-            write_autoregressive(model, pipeline.tokenizer, count, seed=seed) for seed in seeds
-        ]
+        for least in sorted({0.0, *(one.decoder_min_p for one in settings)}):
+            rows["autoregressive" + (f" p{least:g}" if least else "")] = [
+                write_autoregressive(model, pipeline.tokenizer, count, min_p=least, seed=seed)
+                for seed in seeds
+            ]
     for name in ("human", *controls):
         write_json(out / f"{name.replace(' ', '-')}.json", {"texts": rows[name][0]})
     scores = {}

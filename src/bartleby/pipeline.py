@@ -7,7 +7,6 @@ normalise the latents and the lengths of the training texts are part of its conf
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,39 +22,27 @@ from bartleby.autoencoder import (
     STATISTICS_FILE,
     Autoencoder,
     DecodeSettings,
-    Latents,
     LatentStatistics,
 )
-from bartleby.batching import cut_by_tokens
 from bartleby.checkpoints import read_json, realigned
 from bartleby.compressor import Compressor
 from bartleby.conditioning import MEAN_GAP, given_prefix, given_words
 from bartleby.denoisers import TokenTransformer, load_denoiser
+from bartleby.drafts import CANDIDATE, LENGTH, NOISE, Callback, Draft, Writer
 from bartleby.errors import UserError
-from bartleby.given import FREE, GivenText
+from bartleby.given import GivenText
 from bartleby.latent_data import LENGTHS_FILE
 from bartleby.loading import BUNDLED, COMPRESSOR, check_weights, load_autoencoder, model_folder
 from bartleby.messages import say
 from bartleby.precision import check_device, network_dtype
-from bartleby.ranking import prior_nats, surprise
-from bartleby.sampling import (
-    SamplerSettings,
-    SamplingStep,
-    sample_latents,
-    starting_noise,
-    timesteps_of,
-)
-from bartleby.schedules import alpha_bar_at
-from bartleby.tokenization import content_ids, decode_ids
+from bartleby.sampling import SamplerSettings
+from bartleby.tokenization import decode_ids
 from bartleby.writing_decoder import load_decoder
 
 GENERATOR = "generator"  # the bundled model's, beside its BART
 SAMPLING_FILE = "sampling.json"  # in a run's folder: SamplerSettings that suit its denoiser
 PARTS = ("bart", "tokenizer", "denoiser", "scheduler")
-TOKENS_PER_BATCH = 1024  # positions denoised together; more gains nothing on two cores
 EDITING_CANDIDATES = 8
-LENGTH, NOISE, DECODE, CANDIDATE, RANK = range(5)  # what randomness is for
-Callback = Callable[[SamplingStep, list[int]], None]
 
 
 @dataclass
@@ -64,19 +51,6 @@ class TextDiffusionOutput(BaseOutput):
 
     texts: list[str]
     lengths: list[int]
-
-
-@dataclass(frozen=True)
-class Draft:
-    """A candidate for a text: its seed, its tokens' number, and what is already there of it.
-
-    given: None if nothing is.  start: [C, length], latents to begin with instead of noise.
-    """
-
-    seed: tuple[int, ...]
-    length: int
-    given: GivenText | None = None
-    start: torch.Tensor | None = None
 
 
 class TextDiffusionPipeline(DiffusionPipeline):
@@ -379,99 +353,18 @@ class TextDiffusionPipeline(DiffusionPipeline):
         decoding: DecodeSettings | None,
         callback: Callback | None = None,
     ) -> TextDiffusionOutput:
-        """Every text's candidates denoised and decoded, those of similar length together; the best of each."""
-        decoding = decoding or settings.decoding()
-        if strength == 0:  # a reconstruction is no draw
-            decoding = dataclasses.replace(decoding, temperature=0.0)
-            candidates = [drafts[:1] for drafts in candidates]
-        drafts = [draft for own in candidates for draft in own]
-        numbers = [number for number, own in enumerate(candidates) for _ in own]
-        lengths = np.array([draft.length for draft in drafts])
-        written: list[list[int]] = [[]] * len(drafts)
-        autoencoder = self.autoencoder
-        for indices in self._batches(lengths):
-            batch = [drafts[index] for index in indices]
-            own = [numbers[index] for index in indices]
-            latents = self._denoise(batch, settings, strength, own, callback)
-            seeds = [(*draft.seed, DECODE) for draft in batch]
-            given = [draft.given for draft in batch] if batch[0].given else None
-            ids = autoencoder.decode_tokens(latents, decoding, given=given, seeds=seeds)
-            for index, sequence in zip(indices, ids, strict=True):
-                written[index] = sequence
-        chosen = self._best(candidates, written)
-        texts = decode_ids(self.tokenizer, [written[index] for index in chosen])
-        return TextDiffusionOutput(texts=texts, lengths=lengths[chosen].tolist())
-
-    def _best(self, candidates: list[list[Draft]], written: list[list[int]]) -> list[int]:
-        """Of each text's candidates the number, counted over all of them, of the one that reads best."""
-        counts = [len(drafts) for drafts in candidates]
-        firsts = np.cumsum([0, *counts[:-1]])
-        if max(counts) == 1:
-            return firsts.tolist()
-        drafts = [draft for own in candidates for draft in own]
-        start, end = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
-        ids = [[start, *content_ids(self.tokenizer, own), end] for own in written]
-        nats = prior_nats(
+        writer = Writer(
             self.autoencoder,
             self.denoiser,
             self.scheduler,
-            ids,
-            seeds=[(*own[0].seed, RANK) for own in candidates for _ in own],
-        )
-        kept = [
-            draft.given and draft.given.kept(own) for draft, own in zip(drafts, ids, strict=True)
-        ]
-        scores = np.array([surprise(*both) for both in zip(nats, kept, strict=True)])
-        ends = firsts + counts
-        return [int(a + scores[a:b].argmin()) for a, b in zip(firsts, ends, strict=True)]
-
-    def _batches(self, lengths: np.ndarray) -> Iterator[np.ndarray]:
-        """Drafts of similar length together; of equal padded length for a UNet, which sees its padding."""
-        multiple = self.denoiser.length_multiple
-        order = np.argsort(lengths, kind="stable")
-        if multiple == 1:
-            yield from cut_by_tokens(order, lengths, TOKENS_PER_BATCH)
-            return
-        padded = -(-lengths // multiple)
-        for size in np.unique(padded):
-            same = order[padded[order] == size]
-            yield from cut_by_tokens(same, lengths, TOKENS_PER_BATCH)
-
-    def _denoise(self, drafts, settings, strength, indices, callback):
-        """Latents of one batch; all of its drafts have something given, or none, and a start, or none."""
-        device, seeds = self.denoiser.device, [draft.seed for draft in drafts]
-        multiple = self.denoiser.length_multiple
-        longest = -(-max(draft.length for draft in drafts) // multiple) * multiple
-        mask = torch.arange(longest) < torch.tensor([draft.length for draft in drafts])[:, None]
-        mask = mask.to(device)
-        known = None
-        if drafts[0].given:
-            known = torch.full(mask.shape, FREE, device=device)
-            for row, draft in enumerate(drafts):
-                known[row, : draft.length] = torch.tensor(draft.given.known)
-        noise = starting_noise(mask, self.denoiser.config.channels, seeds=seeds)
-        if drafts[0].start is not None:
-            x0 = torch.zeros_like(noise)
-            for row, draft in enumerate(drafts):
-                x0[row, :, : draft.length] = draft.start
-            if strength == 0:
-                return Latents(x0, mask)
-            timestep = torch.tensor(timesteps_of(self.scheduler, settings, strength)[:1])
-            alpha_bar = alpha_bar_at(self.scheduler, timestep.to(device))
-            noise = alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * noise
-        for step in sample_latents(
-            self.denoiser,
-            self.scheduler,
-            noise,
-            mask,
             settings,
-            seeds=seeds,
-            known=known,
-            strength=strength,
-        ):
-            if callback:
-                callback(step, indices)
-        return Latents(step.x0, mask)
+            decoding or settings.decoding(),
+        )
+        chosen = writer.write(candidates, strength, callback=callback)
+        return TextDiffusionOutput(
+            texts=decode_ids(self.tokenizer, [ids for ids, _ in chosen]),
+            lengths=[draft.length for _, draft in chosen],
+        )
 
     def _length(self, seed: tuple[int, ...], wanted: int | None, *, least: int) -> int:
         """Latents of a text. Its tokens, <s> and </s> included: as wanted, or drawn from the training texts that are

@@ -1,0 +1,158 @@
+"""Drafts of texts, denoised and decoded in batches; of a text's candidates the one that reads best stays."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from diffusers import DDPMScheduler, ModelMixin
+
+from bartleby.autoencoder import Autoencoder, DecodeSettings, Latents
+from bartleby.batching import cut_by_tokens
+from bartleby.given import FREE, GivenText
+from bartleby.ranking import prior_nats, surprise
+from bartleby.sampling import (
+    SamplerSettings,
+    SamplingStep,
+    sample_latents,
+    starting_noise,
+    timesteps_of,
+)
+from bartleby.schedules import alpha_bar_at
+from bartleby.tokenization import content_ids
+
+TOKENS_PER_BATCH = 1024  # positions denoised together; more gains nothing on two cores
+LENGTH, NOISE, DECODE, CANDIDATE, RANK = range(5)  # what randomness is for
+Callback = Callable[[SamplingStep, list[int]], None]
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A candidate for a text: its seed, its tokens' number, and what is already there of it.
+
+    given: None if nothing is.  start: [C, length], latents to begin with instead of noise.
+    """
+
+    seed: tuple[int, ...]
+    length: int
+    given: GivenText | None = None
+    start: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Writer:
+    """Makes token ids of drafts. The autoencoder's statistics are those that the denoiser was trained with."""
+
+    autoencoder: Autoencoder
+    denoiser: ModelMixin
+    scheduler: DDPMScheduler
+    settings: SamplerSettings
+    decoding: DecodeSettings
+
+    def write(
+        self,
+        candidates: list[list[Draft]],
+        strength: float = 1.0,
+        *,
+        callback: Callback | None = None,
+    ) -> list[tuple[list[int], Draft]]:
+        """Of every text's candidates the best: its token ids and its draft.
+
+        All drafts have something given, or none; a start, or none.  callback: gets each SamplingStep and the
+        numbers of the texts in its batch.
+        """
+        decoding = self.decoding
+        if strength == 0:  # a reconstruction is no draw
+            decoding = dataclasses.replace(decoding, temperature=0.0)
+            candidates = [drafts[:1] for drafts in candidates]
+        drafts = [draft for own in candidates for draft in own]
+        numbers = [number for number, own in enumerate(candidates) for _ in own]
+        written: list[list[int]] = [[]] * len(drafts)
+        for indices in self._batches(np.array([draft.length for draft in drafts])):
+            batch = [drafts[index] for index in indices]
+            latents = self._denoise(
+                batch, strength, [numbers[index] for index in indices], callback
+            )
+            seeds = [(*draft.seed, DECODE) for draft in batch]
+            given = [draft.given for draft in batch] if batch[0].given else None
+            ids = self.autoencoder.decode_tokens(latents, decoding, given=given, seeds=seeds)
+            for index, sequence in zip(indices, ids, strict=True):
+                written[index] = sequence
+        return [(written[index], drafts[index]) for index in self._best(candidates, written)]
+
+    def _best(self, candidates: list[list[Draft]], written: list[list[int]]) -> list[int]:
+        """Of each text's candidates the number, counted over all of them, of the one that reads best."""
+        counts = [len(drafts) for drafts in candidates]
+        firsts = np.cumsum([0, *counts[:-1]])
+        if max(counts) == 1:
+            return firsts.tolist()
+        drafts = [draft for own in candidates for draft in own]
+        start, end = (
+            self.autoencoder.tokenizer.bos_token_id,
+            self.autoencoder.tokenizer.eos_token_id,
+        )
+        ids = [[start, *content_ids(self.autoencoder.tokenizer, own), end] for own in written]
+        nats = prior_nats(
+            self.autoencoder,
+            self.denoiser,
+            self.scheduler,
+            ids,
+            seeds=[(*own[0].seed, RANK) for own in candidates for _ in own],
+        )
+        kept = [
+            draft.given and draft.given.kept(own) for draft, own in zip(drafts, ids, strict=True)
+        ]
+        scores = np.array([surprise(*both) for both in zip(nats, kept, strict=True)])
+        ends = firsts + counts
+        return [int(a + scores[a:b].argmin()) for a, b in zip(firsts, ends, strict=True)]
+
+    def _batches(self, lengths: np.ndarray) -> Iterator[np.ndarray]:
+        """Drafts of similar length together; of equal padded length for a UNet, which sees its padding."""
+        multiple = self.denoiser.length_multiple
+        order = np.argsort(lengths, kind="stable")
+        if multiple == 1:
+            yield from cut_by_tokens(order, lengths, TOKENS_PER_BATCH)
+            return
+        padded = -(-lengths // multiple)
+        for size in np.unique(padded):
+            same = order[padded[order] == size]
+            yield from cut_by_tokens(same, lengths, TOKENS_PER_BATCH)
+
+    def _denoise(self, drafts, strength, numbers, callback):
+        """Latents of one batch; all of its drafts have something given, or none, and a start, or none."""
+        device, seeds = self.denoiser.device, [draft.seed for draft in drafts]
+        multiple = self.denoiser.length_multiple
+        longest = -(-max(draft.length for draft in drafts) // multiple) * multiple
+        mask = torch.arange(longest) < torch.tensor([draft.length for draft in drafts])[:, None]
+        mask = mask.to(device)
+        known = None
+        if drafts[0].given:
+            known = torch.full(mask.shape, FREE, device=device)
+            for row, draft in enumerate(drafts):
+                known[row, : draft.length] = torch.tensor(draft.given.known)
+        noise = starting_noise(mask, self.denoiser.config.channels, seeds=seeds)
+        if drafts[0].start is not None:
+            x0 = torch.zeros_like(noise)
+            for row, draft in enumerate(drafts):
+                x0[row, :, : draft.length] = draft.start
+            if strength == 0:
+                return Latents(x0, mask)
+            timestep = torch.tensor(timesteps_of(self.scheduler, self.settings, strength)[:1])
+            alpha_bar = alpha_bar_at(self.scheduler, timestep.to(device))
+            noise = alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * noise
+        for step in sample_latents(
+            self.denoiser,
+            self.scheduler,
+            noise,
+            mask,
+            self.settings,
+            seeds=seeds,
+            known=known,
+            strength=strength,
+        ):
+            if callback:
+                callback(step, numbers)
+        return Latents(step.x0, mask)
