@@ -176,7 +176,8 @@ def infill(
     text: Annotated[str, typer.Argument(help="A text with <mask> where words are missing.")],
     number: Count = 1,
     gap: Annotated[
-        int | None, typer.Option(min=1, help="Tokens for each <mask>. Default: drawn, about 4.")
+        int | None,
+        typer.Option(min=1, help="Tokens for each <mask>. Default: as many as it takes, about 4."),
     ] = None,
     steps: Steps = None,
     sampler: SamplerName = None,
