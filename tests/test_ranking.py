@@ -10,7 +10,7 @@ import torch
 
 from bartleby.errors import UserError
 from bartleby.pipeline import load_pipeline
-from bartleby.ranking import prior_nats, surprise
+from bartleby.ranking import prior_nats
 from bartleby.reading import reading_loss, token_nats
 from bartleby.sampling import SamplerSettings
 from bartleby.tokenization import encode_texts
@@ -25,14 +25,13 @@ def pipeline(generator_run):
 
 
 def scores(pipeline, texts, seeds=None):
-    nats = prior_nats(
+    return prior_nats(
         pipeline.autoencoder,
         pipeline.denoiser,
         pipeline.scheduler,
         encode_texts(pipeline.tokenizer, texts),
         seeds=seeds or [(0, 0)] * len(texts),
     )
-    return np.array([surprise(own, None) for own in nats])
 
 
 def test_the_mean_of_the_token_nats_is_the_reading_loss(pipeline):
@@ -88,12 +87,6 @@ def test_infilling_chooses_among_lengths_and_keeps_the_words(pipeline):
     assert all(text.startswith("The") and text.endswith("likes tea.") for text in written.texts)
     single = pipeline.infill("The <mask> likes tea.", 6, settings=ONE)
     assert written.lengths != single.lengths
-
-
-def test_what_was_kept_counts_as_much_as_what_was_written():
-    nats = np.array([0.0, 1.0, 2.0, 6.0], np.float32)
-    assert surprise(nats, None) == pytest.approx(2.25)
-    assert surprise(nats, [True, False, False, True]) == pytest.approx(1.5 + 3.0)
 
 
 def test_a_reconstruction_has_no_candidates_to_choose_from(pipeline):

@@ -13,7 +13,7 @@ from diffusers import DDPMScheduler, ModelMixin
 from bartleby.autoencoder import Autoencoder, DecodeSettings, Latents
 from bartleby.batching import cut_by_tokens
 from bartleby.given import FREE, GivenText
-from bartleby.ranking import prior_nats, surprise
+from bartleby.ranking import prior_nats
 from bartleby.sampling import (
     SamplerSettings,
     SamplingStep,
@@ -89,7 +89,6 @@ class Writer:
         firsts = np.cumsum([0, *counts[:-1]])
         if max(counts) == 1:
             return firsts.tolist()
-        drafts = [draft for own in candidates for draft in own]
         start, end = (
             self.autoencoder.tokenizer.bos_token_id,
             self.autoencoder.tokenizer.eos_token_id,
@@ -102,12 +101,8 @@ class Writer:
             ids,
             seeds=[(*own[0].seed, RANK) for own in candidates for _ in own],
         )
-        kept = [
-            draft.given and draft.given.kept(own) for draft, own in zip(drafts, ids, strict=True)
-        ]
-        scores = np.array([surprise(*both) for both in zip(nats, kept, strict=True)])
         ends = firsts + counts
-        return [int(a + scores[a:b].argmin()) for a, b in zip(firsts, ends, strict=True)]
+        return [int(a + nats[a:b].argmin()) for a, b in zip(firsts, ends, strict=True)]
 
     def _batches(self, lengths: np.ndarray) -> Iterator[np.ndarray]:
         """Drafts of similar length together; of equal padded length for a UNet, which sees its padding."""

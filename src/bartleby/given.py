@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -27,8 +26,7 @@ class GivenText:
 
     def next(self, written: list[int]) -> tuple[int | None, set[int]]:
         """After these tokens, <s> the first: the one that must come next, or None; and those that must not."""
-        states = list(self._walk(written))
-        place, begun, _ = states[-1] if states else (0, False, False)
+        place, begun = self._place_after(written)
         if place >= len(self.known):
             return None, set()
         if self.known[place] != FREE:
@@ -41,12 +39,8 @@ class GivenText:
             return None, {self.end}
         return None, {self.end} - {given} if begun else {self.end, given}
 
-    def kept(self, written: list[int]) -> list[bool]:
-        """For each of these tokens, <s> the first: was it given?"""
-        return [given for _, _, given in self._walk(written)]
-
-    def _walk(self, written: list[int]) -> Iterator[tuple[int, bool, bool]]:
-        """After each token: the place to be written next, whether that gap has begun, whether the token was given."""
+    def _place_after(self, written: list[int]) -> tuple[int, bool]:
+        """The place to be written next; whether something has been written in the gap that it is in."""
         place, begun, room = 0, False, self.room
         for token in written:
             given = place < len(self.known) and self.known[place] != FREE
@@ -54,12 +48,12 @@ class GivenText:
             if given or ahead is None:
                 place, begun = place + 1, False
             elif self.elastic and begun and token == self.known[ahead]:
-                place, begun, given = ahead + 1, False, True
+                place, begun = ahead + 1, False
             elif self.elastic and room and place + 1 == ahead:
                 room, begun = room - 1, True  # the gap's last place once more
             else:
                 place, begun = place + 1, True
-            yield place, begun, given
+        return place, begun
 
     def _given_after(self, place: int) -> int | None:
         return next((p for p in range(place, len(self.known)) if self.known[p] != FREE), None)

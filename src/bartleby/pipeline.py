@@ -42,7 +42,7 @@ from bartleby.writing_decoder import load_decoder
 GENERATOR = "generator"  # the bundled model's, beside its BART
 SAMPLING_FILE = "sampling.json"  # in a run's folder: SamplerSettings that suit its denoiser
 PARTS = ("bart", "tokenizer", "denoiser", "scheduler")
-EDITING_CANDIDATES = 8
+EDITING_CANDIDATES, EDITING_MIN_P = 16, 0.1
 
 
 @dataclass
@@ -178,14 +178,17 @@ class TextDiffusionPipeline(DiffusionPipeline):
 
     @property
     def editing_settings(self) -> SamplerSettings:
-        """The same where a text is given, with several candidates unless the model's own say how many.
+        """The same where a text is given: several candidates, unless the model's own say how many, of likelier tokens.
 
         What fits the given text is then chosen from texts that vary, which a new text has no use for:
         there the likeliest of several is only a more common one.
         """
         own = self.default_settings
-        several = own.candidates if own.candidates > 1 else EDITING_CANDIDATES
-        return dataclasses.replace(own, candidates=several)
+        return dataclasses.replace(
+            own,
+            candidates=own.candidates if own.candidates > 1 else EDITING_CANDIDATES,
+            decoder_min_p=max(own.decoder_min_p, EDITING_MIN_P),
+        )
 
     @property
     def autoencoder(self) -> Autoencoder:

@@ -29,14 +29,14 @@ def prior_nats(
     written: list[list[int]],
     *,
     seeds: list[tuple[int, ...]],
-) -> list[np.ndarray]:
-    """Nats of every token of texts (their ids, <s> and </s> included) when nothing is known but each one's length.
+) -> np.ndarray:
+    """[n] nats a token of texts (their ids, <s> and </s> included) when nothing is known but each one's length.
 
     seeds: of the pure noise that the denoiser is shown; candidates that are compared should share theirs.
     """
     most = autoencoder.bart.config.max_position_embeddings
     written = [ids[:most] for ids in written]
-    nats: list[np.ndarray] = [np.zeros(0)] * len(written)
+    nats = np.zeros(len(written))
     lengths = [autoencoder.latents_of(min(len(ids), autoencoder.window)) for ids in written]
     counts = np.array([len(ids) for ids in written])
     for indices in cut_by_tokens(np.argsort(counts, kind="stable"), counts, TOKENS_PER_BATCH):
@@ -47,22 +47,9 @@ def prior_nats(
         )
         with autocast(autoencoder.device, autoencoder.dtype):
             scores = token_nats(autoencoder.bart, autoencoder.readable(latents), sequences)
-        parts = scores.cpu().split([len(ids) for ids in sequences])
-        for index, part in zip(indices, parts, strict=True):
-            nats[index] = part.numpy()
+        parts = scores.split([len(ids) for ids in sequences])
+        nats[indices] = [float(part.mean()) for part in parts]
     return nats
-
-
-def surprise(nats: np.ndarray, kept: list[bool] | None) -> float:
-    """How badly a candidate reads, given the nats of its tokens and which of them it had to keep.
-
-    The mean over what was written and, where something was given, the mean over that too: a gap is
-    well filled if what follows it comes as no surprise, and the gap must not outweigh it by its length.
-    """
-    if kept is None:
-        return float(nats.mean())
-    given = np.array(kept[: len(nats)])
-    return float(nats[~given].mean() + nats[given].mean())
 
 
 def _blind_estimate(denoiser, scheduler, lengths: torch.Tensor, seeds) -> Latents:
