@@ -57,7 +57,7 @@ def test_candidates_are_said_and_texts_that_are_given_have_several(cli, generato
     options = ("--steps", 3, "--model", generator_run)
     assert "best of 1 " in cli("generate", "-n", 2, *options).stderr
     assert "best of 3 " in cli("generate", "-n", 2, "--candidates", 3, *options).stderr
-    assert "best of 8 " in cli("infill", "The <mask> tea.", *options).stderr
+    assert "best of 16 " in cli("infill", "The <mask> tea.", *options).stderr
     assert "best of 2 " in cli("edit", TEXT, "--candidates", 2, *options).stderr
     assert cli("edit", TEXT, "--candidates", 0, *options).exit_code == 2
 
