@@ -102,7 +102,8 @@ def run_benchmark(
     if autoregressive:
         model = _trained(autoregressive, pipeline, evaluator, out / "autoregressive", say)
         for least in sorted({0.0, *(one.decoder_min_p for one in settings)}):
-            rows["autoregressive" + (f" p{least:g}" if least else "")] = [
+            drawn = f" {SHORT['decoder_min_p']}{least:g}" if least else ""
+            rows["autoregressive" + drawn] = [
                 write_autoregressive(model, pipeline.tokenizer, count, min_p=least, seed=seed)
                 for seed in seeds
             ]

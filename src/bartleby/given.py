@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from transformers import LogitsProcessor
@@ -31,7 +32,7 @@ class GivenText:
             return None, set()
         if self.known[place] != FREE:
             return self.known[place], set()
-        ahead = self._given_after(place)
+        ahead = self._ahead[place]
         if ahead is None:
             return None, set()
         given = self.known[ahead]
@@ -43,9 +44,8 @@ class GivenText:
         """The place to be written next; whether something has been written in the gap that it is in."""
         place, begun, room = 0, False, self.room
         for token in written:
-            given = place < len(self.known) and self.known[place] != FREE
-            ahead = self._given_after(place)
-            if given or ahead is None:
+            ahead = self._ahead[place] if place < len(self.known) else None
+            if ahead is None or ahead == place:
                 place, begun = place + 1, False
             elif self.elastic and begun and token == self.known[ahead]:
                 place, begun = ahead + 1, False
@@ -55,8 +55,13 @@ class GivenText:
                 place, begun = place + 1, True
         return place, begun
 
-    def _given_after(self, place: int) -> int | None:
-        return next((p for p in range(place, len(self.known)) if self.known[p] != FREE), None)
+    @cached_property
+    def _ahead(self) -> list[int | None]:
+        """For each place the next one, itself included, whose token is given; None if there is none."""
+        ahead: list[int | None] = [None]
+        for place in reversed(range(len(self.known))):
+            ahead.append(ahead[-1] if self.known[place] == FREE else place)
+        return ahead[:0:-1]
 
 
 class KeepGiven(LogitsProcessor):

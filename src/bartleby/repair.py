@@ -26,6 +26,7 @@ from bartleby.checkpoints import digest_of, resume_network, save_network
 from bartleby.conditioning import given_positions
 from bartleby.denoising import Corruption, DenoisingBatches, denoising_loss
 from bartleby.errors import UserError
+from bartleby.given import FREE
 from bartleby.messages import say
 from bartleby.objective import predicted_x0, sample_noise, stratified_timesteps
 from bartleby.optimisation import learning_rate, optimise
@@ -176,14 +177,14 @@ def estimated_latents(
     xt = setup.scheduler.add_noise(clean.values.to(device), noise, timesteps)
     known = _known(config, setup, indices, step, mask)
     candidates = batch_candidates(
-        setup.config, setup.training, indices, seed=(seed, CANDIDATES, step)
+        setup.config, setup.training, indices, seed=(seed, CANDIDATES, step), device=device
     )
 
     def estimate(rows, **conditions):
         if known is not None:
             conditions["known"] = known[rows]
         if candidates:
-            conditions["candidates"] = candidates.to(device)
+            conditions["candidates"] = candidates
         guess = denoiser(xt[rows], timesteps[rows], mask[rows], **conditions).sample.float()
         return predicted_x0(setup.scheduler, guess, xt[rows], timesteps[rows])
 
@@ -197,16 +198,16 @@ def estimated_latents(
 
 
 def _known(config: RepairConfig, setup: Setup, indices, step: int, mask) -> torch.Tensor | None:
-    """[B, L] ids of what is given of each passage, -1 elsewhere; None for a denoiser that takes none."""
+    """[B, L] ids of what is given of each passage, FREE elsewhere; None for a denoiser that takes none."""
     if not setup.config.objective.conditioned:
         return None
-    known = torch.full(mask.shape, -1)
+    known = torch.full(mask.shape, FREE)
     for row, index in enumerate(indices):
         ids = np.array(setup.training.token_ids(index))
         given = given_positions(
             len(ids), config.conditioned, seed=(config.seed, GIVEN, step, int(index))
         )
-        known[row, : len(ids)] = torch.from_numpy(np.where(given, ids, -1))
+        known[row, : len(ids)] = torch.from_numpy(np.where(given, ids, FREE))
     return known.to(mask.device)
 
 

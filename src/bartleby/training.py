@@ -37,6 +37,7 @@ from bartleby.conditioning import given_positions
 from bartleby.config import TrainConfig, config_to_dict
 from bartleby.denoisers.candidates import Candidates, draw_candidates
 from bartleby.errors import UserError
+from bartleby.given import FREE
 from bartleby.latent_data import LatentData
 from bartleby.messages import say
 from bartleby.objective import (
@@ -247,7 +248,9 @@ def make_batch(
     seeds = [(seed, NOISE, epoch, int(index)) for index in indices[rows]]
     noise = sample_noise(latents.mask, latents.values.shape[1], seeds=seeds)
     # Of the whole batch, so that every process scores the same tokens.
-    candidates = batch_candidates(config, data, indices, seed=(seed, CANDIDATES, step))
+    candidates = batch_candidates(
+        config, data, indices, seed=(seed, CANDIDATES, step), device=device
+    )
     tokens = torch.zeros(latents.mask.shape, dtype=torch.long)
     given = torch.zeros(latents.mask.shape, dtype=torch.bool)
     for place, row in enumerate(rows if config.objective.loss == "cross-entropy" else []):
@@ -262,19 +265,25 @@ def make_batch(
         timesteps[rows].to(device),
         (coins[rows] < 0.5).to(device),
         share,
-        candidates.to(device) if candidates else None,
+        candidates,
     )
 
 
 def batch_candidates(
-    config: TrainConfig, data: LatentData, indices: np.ndarray, *, seed: tuple[int, ...]
+    config: TrainConfig,
+    data: LatentData,
+    indices: np.ndarray,
+    *,
+    seed: tuple[int, ...],
+    device: torch.device,
 ) -> Candidates | None:
     """The tokens that stand for the vocabulary in a batch of these passages; None if all are scored."""
     others = config.objective.candidates
     if not others:
         return None
     tokens = np.concatenate([data.token_ids(index) for index in indices])
-    return draw_candidates(tokens, len(data.autoencoder.tokenizer), others=others, seed=seed)
+    vocabulary = len(data.autoencoder.tokenizer)
+    return draw_candidates(tokens, vocabulary, others=others, seed=seed).to(device)
 
 
 def denoising_loss(
@@ -286,7 +295,7 @@ def denoising_loss(
     conditions = {}
     if config.objective.loss == "cross-entropy":
         # Also where nothing is given, so that every weight takes part.
-        conditions["known"] = torch.where(batch.given, batch.tokens, -1)
+        conditions["known"] = torch.where(batch.given, batch.tokens, FREE)
     if batch.candidates:
         conditions["candidates"] = batch.candidates
     if config.denoiser.self_conditioning:
