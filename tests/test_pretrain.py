@@ -195,7 +195,7 @@ def test_the_command_leaves_a_model_that_every_command_accepts(cli, corpus_file,
 
 @pytest.mark.slow
 def test_killed_twenty_times_it_ends_with_the_same_weights(tmp_path, corpus_file):
-    steps = 600
+    steps = 1200
     command = [
         sys.executable,
         "-m",
