@@ -56,7 +56,7 @@ def test_a_benchmark_has_every_row_and_reads_texts_it_wrote_before(pipeline, tmp
     scores = run_benchmark(pipeline, evaluator, TEXTS[:20], tmp_path, **options)
     assert list(scores) == [
         "human", "ddpm 3", "ddim 2 d1 p0.5", "real latents", "noise latents", "mean latents",
-        "one step", "shuffled words", "autoregressive", "autoregressive p0.5",
+        "one step", "noised human", "shuffled words", "autoregressive", "autoregressive p0.5",
     ]  # fmt: skip
     assert all(mean.texts == 20 for mean, _ in scores.values())
     saved = json.loads((tmp_path / "scores.json").read_text())
@@ -112,7 +112,7 @@ def test_the_command_prints_a_table_of_80_columns(cli, generator_run, tmp_path):
     result = cli(*options, "--out", tmp_path / "out")
     assert result.exit_code == 0, result.stderr
     lines = result.stdout.splitlines()
-    assert len(lines) == 11 and max(map(len, lines)) <= 80
+    assert len(lines) == 12 and max(map(len, lines)) <= 80
     assert lines[-2] == "perplexity and MAUVE: no model"
     rows = cli(*options, "--out", tmp_path / "out", "--json").stdout.splitlines()
     assert [json.loads(row)["row"] for row in rows][:3] == ["human", "ddpm 2", "ddpm 3"]

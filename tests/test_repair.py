@@ -52,26 +52,28 @@ def test_only_the_decoders_layers_change_and_reading_improves(generator_run, tmp
     assert all(after[str(share)] < before[str(share)] for share in GRID)
 
 
-def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(generator_run, tmp_path):
+@pytest.mark.parametrize("more", [{}, {"layers": 4, "own_readout": True}])
+def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(generator_run, tmp_path, more):
+    config = dataclasses.replace(CONFIG, **more)
     setup, denoiser = opened(generator_run)
-    whole = run_for(setup, denoiser, tmp_path / "whole", 12)
+    whole = run_for(setup, denoiser, tmp_path / "whole", 12, config)
     straight = setup.autoencoder.bart.state_dict()
     setup, denoiser = opened(generator_run)
-    first = run_for(setup, denoiser, tmp_path / "parts", 5)
+    first = run_for(setup, denoiser, tmp_path / "parts", 5, config)
     setup, denoiser = opened(generator_run)
-    rest = run_for(setup, denoiser, tmp_path / "parts", 12)
+    rest = run_for(setup, denoiser, tmp_path / "parts", 12, config)
     assert first + rest[len(rest) - 7 :] == whole
     resumed = setup.autoencoder.bart.state_dict()
     assert all(torch.equal(value, straight[name]) for name, value in resumed.items())
     setup, denoiser = opened(generator_run)
-    assert run_for(setup, denoiser, tmp_path / "parts", 12) == [None]
+    assert run_for(setup, denoiser, tmp_path / "parts", 12, config) == [None]
     setup, denoiser = opened(generator_run)
     with torch.no_grad():
         denoiser.leave.bias += 1
     with pytest.raises(UserError, match="was trained with origin"):  # another denoiser
-        run_for(setup, denoiser, tmp_path / "parts", 12)
+        run_for(setup, denoiser, tmp_path / "parts", 12, config)
     setup, denoiser = opened(generator_run)
-    other = dataclasses.replace(CONFIG, noisiest=0.5)
+    other = dataclasses.replace(config, noisiest=0.5)
     with pytest.raises(UserError, match="was trained with noisiest = 0.8, not 0.5"):
         run_for(setup, denoiser, tmp_path / "parts", 12, other)
 

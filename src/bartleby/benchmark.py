@@ -23,7 +23,7 @@ from bartleby.evaluation.generation import Evaluator, TextScores
 from bartleby.messages import say
 from bartleby.objective import sample_noise
 from bartleby.pipeline import TextDiffusionPipeline
-from bartleby.sampling import SamplerSettings
+from bartleby.sampling import SamplerSettings, timesteps_of
 
 SHORT = {  # how a row names settings that are not the defaults
     "guidance": "g",
@@ -47,20 +47,29 @@ def control_texts(
 
     real latents: human texts through encoder and decoder, the ceiling.  noise, mean latents: what the
     decoder writes by itself.  one step: the denoiser's estimate from pure noise, which knows a text's
-    length and nothing else.  shuffled words: human words without order.
+    length and nothing else.  noised human: the estimate from human texts noised as far as the default's last
+    step, which no sampler could improve on: what is wrong with it is the decoder's fault.  shuffled words: human
+    words without order.
     """
     autoencoder = pipeline.autoencoder
     latents = autoencoder.encode(human, say=say)
     seeds = [(seed, index) for index in range(len(human))]
     noise = sample_noise(latents.mask, autoencoder.channels, seeds=seeds)
     rng = np.random.default_rng(seed)
-    once = dataclasses.replace(pipeline.default_settings, steps=1, handover=0.0)
+    settings = pipeline.default_settings
+    visited = timesteps_of(pipeline.scheduler, settings)
+    last = (
+        1 - (len(visited) - 1) / settings.steps
+    )  # the strength of an edit that starts at the last
+    noised = pipeline.edit(human, last, settings=settings, seed=seed).texts
+    once = dataclasses.replace(settings, steps=1, handover=0.0)
     one_step = pipeline(len(human), settings=once, seed=seed).texts
     return {
         "real latents": autoencoder.decode(latents),
         "noise latents": autoencoder.decode(Latents(noise, latents.mask)),
         "mean latents": autoencoder.decode(Latents(torch.zeros_like(noise), latents.mask)),
         "one step": one_step,
+        "noised human": noised,
         "shuffled words": [" ".join(rng.permutation(text.split())) for text in human],
     }
 

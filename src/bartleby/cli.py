@@ -279,6 +279,15 @@ def repair(
         ),
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 1200,
+    layers: Annotated[
+        int, typer.Option(min=0, help="The decoder's from then on; 0 leaves as many as it has.")
+    ] = 0,
+    own_readout: Annotated[
+        bool,
+        typer.Option(
+            "--own-readout", help="Let it learn a readout that is not the encoder's embeddings."
+        ),
+    ] = False,
     quietest: Annotated[
         float, typer.Option(help="Timesteps whose estimates are read begin at this share of all.")
     ] = 0.3,
@@ -307,6 +316,8 @@ def repair(
 
     config = RepairConfig(
         steps=steps,
+        layers=layers,
+        own_readout=own_readout,
         quietest=quietest,
         noisiest=noisiest,
         conditioned=conditioned,

@@ -35,7 +35,7 @@ from bartleby.pretrain import token_sequences
 from bartleby.reading import reading_loss
 from bartleby.train_run import Setup
 from bartleby.training import batch_candidates
-from bartleby.writing_decoder import decoder_layers
+from bartleby.writing_decoder import decoder_weights, deepen, untie_readout
 
 # What randomness is for.
 KIND, READ, COPY, CORRUPTION, TIMES, NOISE, COINS, GIVEN, CANDIDATES = range(9)
@@ -47,10 +47,13 @@ class RepairConfig:
     """quietest, noisiest: shares of all timesteps between which lie those whose estimates are read.
 
     conditioned: share of the passages of which a part is given, if the denoiser was trained so.  copies: share of
-    the steps that read latents as in pretraining.
+    the steps that read latents as in pretraining.  layers: the decoder's from then on, 0 for as many as it has.
+    own_readout: whether it stops sharing the one that is the encoder's token embeddings.
     """
 
     steps: int = 1200
+    layers: int = 0
+    own_readout: bool = False
     tokens_per_batch: int = 2048
     learning_rate: float = 1e-3
     warmup_steps: int = 50
@@ -100,7 +103,11 @@ def repair(
     """
     bart, tokenizer = setup.autoencoder.bart, setup.autoencoder.tokenizer
     window = min(bart.config.max_position_embeddings, tokenizer.model_max_length)
-    trained = _only_decoder_layers(bart)
+    if config.layers:
+        deepen(bart, config.layers)
+    if config.own_readout:
+        untie_readout(bart)
+    trained = _only_decoder(bart)
     optimizer = torch.optim.AdamW(
         trained, lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True
     )
@@ -211,11 +218,11 @@ def _known(config: RepairConfig, setup: Setup, indices, step: int, mask) -> torc
     return known.to(mask.device)
 
 
-def _only_decoder_layers(bart: BartForConditionalGeneration) -> list[torch.nn.Parameter]:
-    """Lets only the decoder's layers learn: its token embeddings are the encoder's as well."""
+def _only_decoder(bart: BartForConditionalGeneration) -> list[torch.nn.Parameter]:
+    """Lets only what is the decoder's own learn."""
     # No dropout, which would draw from a generator that no checkpoint holds.
     bart.eval().requires_grad_(False)
-    trained = list(decoder_layers(bart).values())
+    trained = list(decoder_weights(bart).values())
     for weight in trained:
         weight.requires_grad_(True)
     return trained
