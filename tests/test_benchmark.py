@@ -62,6 +62,7 @@ def test_a_benchmark_has_every_row_and_reads_texts_it_wrote_before(pipeline, tmp
     saved = json.loads((tmp_path / "scores.json").read_text())
     assert saved["rows"]["human"]["mean"] == dataclasses.asdict(scores["human"][0])
     assert saved["judged"]["judge"] is None and scores["human"][1] is None
+    assert (tmp_path / "autoregressive-p0.5-seed1.json").exists()
     kept = tmp_path / "ddpm-3-seed0.json"
     texts = json.loads(kept.read_text())
     kept.write_text(json.dumps({**texts, "texts": ["The same."] * 20}))

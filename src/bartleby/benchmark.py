@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -94,28 +95,28 @@ def run_benchmark(
     if autoregressive and evaluator.training is None:
         raise UserError("the autoregressive row needs the texts to train on")
     out.mkdir(parents=True, exist_ok=True)
-    count, origin = len(human), digest_of(pipeline.bart, pipeline.denoiser)
     rows: dict[str, list[list[str]]] = {"human": [human]}
+    keep = Keeper(out, len(human), seeds, say)
+    origin = digest_of(pipeline.bart, pipeline.denoiser)
     for one in settings:
-        rows[name_of(one)] = [
-            _kept(
-                out / f"{name_of(one).replace(' ', '-')}-seed{seed}.json",
-                f"{origin} {count} {one} {pipeline.config.length_counts}",
-                lambda one=one, seed=seed: pipeline(count, settings=one, seed=seed).texts,
-                say,
-            )
-            for seed in seeds
-        ]
+        rows[name_of(one)] = keep(
+            name_of(one),
+            f"{origin} {one} {pipeline.config.length_counts}",
+            lambda seed, one=one: pipeline(len(human), settings=one, seed=seed).texts,
+        )
     controls = control_texts(pipeline, human, seed=0, say=say)
     rows |= {name: [texts] for name, texts in controls.items()}
     if autoregressive:
         model = _trained(autoregressive, pipeline, evaluator, out / "autoregressive", say)
         for least in sorted({0.0, *(one.decoder_min_p for one in settings)}):
-            drawn = f" {SHORT['decoder_min_p']}{least:g}" if least else ""
-            rows["autoregressive" + drawn] = [
-                write_autoregressive(model, pipeline.tokenizer, count, min_p=least, seed=seed)
-                for seed in seeds
-            ]
+            name = "autoregressive" + (f" {SHORT['decoder_min_p']}{least:g}" if least else "")
+            rows[name] = keep(
+                name,
+                f"{digest_of(model)} {least}",
+                lambda seed, least=least: write_autoregressive(
+                    model, pipeline.tokenizer, len(human), min_p=least, seed=seed
+                ),
+            )
     for name in ("human", *controls):
         write_json(out / f"{name.replace(' ', '-')}.json", {"texts": rows[name][0]})
     scores = {}
@@ -144,15 +145,30 @@ def name_of(settings: SamplerSettings) -> str:
     return " ".join(parts)
 
 
-def _kept(path: Path, origin: str, write: Callable[[], list[str]], say) -> list[str]:
-    """The texts in `path` if they are of this origin, else new ones, kept there."""
-    origin = hashlib.sha256(origin.encode()).hexdigest()[:20]
-    if path.exists() and read_json(path).get("origin") == origin:
-        say(f"texts written before are used: {path}")
-        return read_json(path)["texts"]
-    texts = write()
-    write_json(path, {"origin": origin, "texts": texts})
-    return texts
+@dataclass(frozen=True)
+class Keeper:
+    """Texts of a row, `count` a seed, in files of `out`: read if an earlier call wrote the same, else written."""
+
+    out: Path
+    count: int
+    seeds: list[int]
+    say: Callable[[str], None]
+
+    def __call__(
+        self, name: str, origin: str, write: Callable[[int], list[str]]
+    ) -> list[list[str]]:
+        """origin: what the texts depend on besides number and seed.  write: seed -> texts."""
+        return [self._of_seed(name, origin, write, seed) for seed in self.seeds]
+
+    def _of_seed(self, name, origin, write, seed: int) -> list[str]:
+        path = self.out / f"{name.replace(' ', '-')}-seed{seed}.json"
+        origin = hashlib.sha256(f"{origin} {self.count}".encode()).hexdigest()[:20]
+        if path.exists() and read_json(path).get("origin") == origin:
+            self.say(f"texts written before are used: {path}")
+            return read_json(path)["texts"]
+        texts = write(seed)
+        write_json(path, {"origin": origin, "texts": texts})
+        return texts
 
 
 def _trained(config, pipeline, evaluator, out: Path, say):
