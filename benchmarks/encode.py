@@ -98,7 +98,7 @@ def time_pretraining(
             maker.make([sequences[i] for i in plan[s % len(plan)]], seed=(0, s))
             for s in range(steps + 1)
         ]
-        options = {"rate": 1e-3, "clip": 1.0, "dtype": network_dtype("cpu")}
+        options = {"rate": 1e-3, "clip": 1.0, "step": 0, "dtype": network_dtype("cpu")}
         train_step(bart, optimizer, chosen[-1], **options)
         took = seconds(
             lambda: [train_step(bart, optimizer, batch, **options) for batch in chosen[:steps]]

@@ -66,12 +66,12 @@ def training_step(texts: Path, model: str, size: str, steps: int) -> None:
         "denoiser": {"size": size},
         "training": {"steps": 10**6, "checkpoint_minutes": 1e9},
     }
-    setup = prepare(config_from_dict(tables), say=lambda message: None)
+    setup, denoiser = prepare(config_from_dict(tables), say=lambda message: None)
     accelerator = make_accelerator()
     states = train(
         setup.config,
         setup.training,
-        setup.denoiser,
+        denoiser,
         setup.scheduler,
         Path("/nonexistent"),
         accelerator,
@@ -84,10 +84,10 @@ def training_step(texts: Path, model: str, size: str, steps: int) -> None:
     order = np.argsort(setup.training.lengths, kind="stable")
     indices = order[len(order) // 2 :][:24]
     batch = make_batch(
-        setup.config, setup.training, setup.denoiser, setup.scheduler, indices, 0, 0, accelerator
+        setup.config, setup.training, denoiser, setup.scheduler, indices, 0, 0, accelerator
     )
     with FlopCounterMode(display=False) as counter:
-        denoising_loss(setup.config, setup.denoiser, setup.scheduler, batch).backward()
+        denoising_loss(setup.config, denoiser, setup.scheduler, batch).backward()
     operations_a_token = counter.get_total_flops() / int(batch.latents.mask.sum())
     tokens = (state.tokens - before) / steps
     rates = {dtype: matrix_rate(dtype) for dtype in (torch.float32, torch.bfloat16)}

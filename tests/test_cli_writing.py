@@ -44,7 +44,7 @@ def test_many_texts_are_generated_in_chunks_that_follow_on(cli, monkeypatch):
         texts = ["" if index == 3 else f"Text {index}." for index in range(first, first + number)]
         return SimpleNamespace(texts=texts, lengths=[5] * number)
 
-    write.default_settings = SamplerSettings()
+    write.default_settings, write.compressor = SamplerSettings(), None
     monkeypatch.setattr("bartleby.pipeline.load_pipeline", lambda *_, **__: write)
     monkeypatch.setattr("bartleby.cli_writing.CHUNK", 2)
     result = cli("generate", "-n", 5)
@@ -97,7 +97,6 @@ def test_infill_and_interpolate(cli, generator_run):
         (("generate", "--length", 99), "length is 99 tokens"),
         (("edit", TEXT, "--strength", 1.5), "strength is 1.5; it must be between 0 and 1"),
         (("edit", TEXT, "--strength", "nan"), "strength is nan"),
-        (("edit",), "give a TEXT or --file"),
         (("infill", "no gap"), "has no <mask>"),
         (("interpolate", TEXT, " "), "text 2 is blank"),
     ],
@@ -107,6 +106,12 @@ def test_bad_input_is_one_line_and_exit_code_1(cli, generator_run, arguments, me
     assert result.exit_code == 1 and result.stdout == ""
     lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1 and message in lines[0]
+
+
+def test_edit_takes_a_text_or_a_file(cli, corpus_file):
+    for arguments in ((), (TEXT, "--file", corpus_file)):
+        result = cli("edit", *arguments)
+        assert result.exit_code == 2 and "give a TEXT or --file" in result.stderr
 
 
 @pytest.mark.parametrize("steps", ["0", "-5", "many"])

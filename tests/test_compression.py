@@ -88,7 +88,8 @@ def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(autoencoder, tmp_path):
     for state in train_compressor(CONFIG, autoencoder, TEXTS, tmp_path / "parts", say=quiet):
         if state.step == 5:
             break
-    *_, resumed = train_compressor(CONFIG, autoencoder, TEXTS, tmp_path / "parts", say=quiet)
+    first, *_, resumed = train_compressor(CONFIG, autoencoder, TEXTS, tmp_path / "parts", say=quiet)
+    assert first.step == 6
     straight = whole.compressor.state_dict()
     for name, value in resumed.compressor.state_dict().items():
         assert torch.equal(value, straight[name]), name

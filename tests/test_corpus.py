@@ -4,7 +4,7 @@ import lzma
 
 import pytest
 
-from bartleby.corpus import load_corpus, merge, read_texts
+from bartleby.corpus import load_corpus, merge, read_rows, read_texts
 from bartleby.errors import UserError
 from bartleby.wikitext import clean_wikitext, detokenise, is_wikitext
 
@@ -108,3 +108,17 @@ def test_wikitext_is_recognised_and_its_headings_left_out():
     assert is_wikitext(lines)
     assert clean_wikitext(lines) == ["A well-known thing.", "It is 1.5 m.", "Plain-text."]
     assert not is_wikitext(["An e-mail to a @ b.", "x = y = z", "Ordinary text."])
+
+
+def test_a_csv_field_may_be_long_and_a_row_short(tmp_path):
+    long = "word " * 50_000 + "end"
+    path = tmp_path / "a.csv"
+    path.write_text(f"id,text\n1,{long}\n2\n\n3,last\n")
+    assert read_rows(path) == [long, "", "last"]
+
+
+def test_a_home_folder_is_found(tmp_path, monkeypatch):
+    (tmp_path / "mine.txt").write_text("One.\nTwo.\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert read_texts("~/mine.txt") == ["One.", "Two."]
+    assert load_corpus("~/mine.txt").name == "mine.txt"

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import torch
 from conftest import TEXTS, WINDOW
@@ -41,9 +43,11 @@ def test_permute_sentences_moves_whole_sentences():
     for seed in range(50):
         permuted = permute_sentences(ids, is_sentence_end=is_end, rng=np.random.default_rng(seed))
         seen.add(tuple(permuted.tolist()))
-        assert sorted(permuted) == sorted(ids)
+        text = "".join(map(str, permuted))
+        assert any(
+            text == "".join(order) for order in itertools.permutations(["129", "39", "4569", "7"])
+        )
     assert len(seen) > 10
-    assert all("9" in "".join(map(str, order)) for order in seen)
 
 
 def _batch(tokenizer, seed, corruption=None):

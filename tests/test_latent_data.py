@@ -70,9 +70,10 @@ def test_the_cache_is_known_by_content(autoencoder, tmp_path):
     assert digest != changed
 
 
-def test_a_damaged_cache_is_named(autoencoder, tmp_path, said):
-    cache = opened(autoencoder, tmp_path, said).cache
-    cache.write_bytes(cache.read_bytes()[:-2])
+@pytest.mark.parametrize("file", ["latents.f16", "tables.safetensors", "cache.json"])
+def test_a_damaged_cache_is_named(autoencoder, tmp_path, said, file):
+    path = opened(autoencoder, tmp_path, said).cache.with_name(file)
+    path.write_bytes(path.read_bytes()[:-2])
     with pytest.raises(UserError, match="is damaged; remove it"):
         opened(autoencoder, tmp_path, said)
 

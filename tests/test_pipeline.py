@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import weakref
 
 import pytest
 
@@ -81,6 +82,14 @@ def test_infilling_keeps_the_given_words(pipeline):
                 rest = rest[rest.index(piece) + len(piece) :]
     exact = pipeline.infill("The <mask> likes tea.", gap=4, settings=QUICK)
     assert exact.lengths == [len(pipeline.tokenizer("The likes tea.")["input_ids"]) + 4]
+
+
+def test_a_gap_in_a_text_that_nearly_fills_the_window_takes_what_room_there_is(pipeline):
+    tokens = len(pipeline.tokenizer("Nobody saw it.")["input_ids"])
+    text = "Nobody saw it. " * ((30 - 1) // (tokens - 2)) + "<mask>"
+    for seed in range(4):
+        (length,) = pipeline.infill(text, settings=QUICK, seed=seed).lengths
+        assert length <= pipeline.config.window
 
 
 def test_editing_with_strength_0_is_reconstruction_and_with_1_forgets_the_text(pipeline):
@@ -212,23 +221,27 @@ def test_bad_input_is_refused_in_a_line(pipeline, tmp_path):
         (lambda: pipeline.edit(TEXTS, 1.5), "strength is 1.5"),
         (lambda: pipeline.edit(TEXTS, float("nan")), "strength is nan"),
         (lambda: pipeline.infill("No gap here."), "has no <mask>"),
-        (lambda: pipeline.infill("<mask>", gap=50), "has 52 tokens; .* at most 32"),
+        (lambda: pipeline.infill("<mask>", gap=50), "has at least 52 tokens; .* at most 32"),
         (lambda: pipeline.interpolate("A b.", "C d.", 1), "steps is 1"),
         (lambda: load_pipeline(tmp_path), "model_index.json is missing"),
         (lambda: load_pipeline("no/such/hub/name"), "no model folder"),
         (lambda: load_pipeline(device="abacus"), "device is 'abacus'; say cpu or cuda"),
         (lambda: pipeline.edit([], 0.5), "there are no texts"),
+        (lambda: pipeline.infill("<mask>.", 0), "num_texts is 0"),
+        (lambda: pipeline.infill("word " * 30 + "<mask>."), "has at least 123 tokens"),
     ):
         with pytest.raises(UserError, match=message):
             call()
 
 
 def test_memory_does_not_grow_with_the_number_of_texts(pipeline):
-    """Only one batch of latents is alive at a time: the callback counts them."""
-    sizes = []
-    pipeline(
-        300,
-        settings=SamplerSettings(steps=1),
-        callback=lambda step, numbers: sizes.append(step.x0.numel()),
-    )
-    assert len(sizes) > 2 and max(sizes) <= 1024 * 64
+    """A batch's latents are gone once the next but one is made."""
+    seen, sizes, alive = [], [], []
+
+    def count(step, numbers):
+        seen.append(weakref.ref(step.x0))
+        sizes.append(step.x0.numel())
+        alive.append(sum(own() is not None for own in seen))
+
+    pipeline(300, settings=SamplerSettings(steps=1), callback=count)
+    assert len(sizes) > 2 and max(sizes) <= 1024 * 64 and max(alive) <= 2

@@ -20,7 +20,7 @@ from bartleby.checkpoints import checkpoint_folder
 from bartleby.errors import UserError
 from bartleby.loading import load_autoencoder
 from bartleby.optimisation import learning_rate
-from bartleby.pretrain import PRESETS, pretrain
+from bartleby.pretrain import PRESETS, PretrainConfig, pretrain
 from bartleby.pretrain_run import configure, verdict
 
 STEPS = 12
@@ -91,10 +91,20 @@ def test_a_damaged_checkpoint_is_said_and_the_one_before_used(tmp_path, undistur
     assert same(weights(checkpoint_folder(tmp_path, STEPS)), undisturbed[0])
 
 
+def test_a_damaged_tokenizer_is_taken_from_the_checkpoint_before(tmp_path, undisturbed):
+    train(tmp_path, stop_after=5)
+    path = checkpoint_folder(tmp_path, 5) / "tokenizer.json"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    train(tmp_path)
+    assert same(weights(checkpoint_folder(tmp_path, STEPS)), undisturbed[0])
+
+
 def test_another_configuration_is_refused(tmp_path):
     train(tmp_path, stop_after=2)
     with pytest.raises(UserError, match=r"learning_rate = 0.001, not 0.5"):
         train(tmp_path, dataclasses.replace(CONFIG, learning_rate=0.5))
+    with pytest.raises(UserError, match="was trained with texts = "):
+        next(pretrain(CONFIG, [*TEXTS, "One more."], tmp_path, say=lambda message: None))
 
 
 def test_a_longer_run_goes_on_from_the_constant_part(tmp_path):
@@ -128,8 +138,8 @@ def test_checkpoints_are_ordinary_models_and_only_two_are_kept(tmp_path):
 
 
 def test_learning_rate_warms_up_stays_and_decays():
-    shape = {"steps": 100, "warmup_steps": 10, "decay_share": 0.2}
-    rates = [learning_rate(1.0, step, **shape) for step in range(100)]
+    config = PretrainConfig(learning_rate=1.0, warmup_steps=10, decay_share=0.2)
+    rates = [learning_rate(config, step, steps=100) for step in range(100)]
     assert rates[0] == pytest.approx(0.1) and rates[9:81] == [1.0] * 72
     assert rates[99] == pytest.approx(0.05) and min(rates) > 0
 

@@ -62,7 +62,7 @@ def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(generator_run, tmp_path,
     first = run_for(setup, denoiser, tmp_path / "parts", 5, config)
     setup, denoiser = opened(generator_run)
     rest = run_for(setup, denoiser, tmp_path / "parts", 12, config)
-    assert first + rest[len(rest) - 7 :] == whole
+    assert len(rest) == 7 and first + rest == whole
     resumed = setup.autoencoder.bart.state_dict()
     assert all(torch.equal(value, straight[name]) for name, value in resumed.items())
     setup, denoiser = opened(generator_run)
@@ -70,7 +70,7 @@ def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(generator_run, tmp_path,
     setup, denoiser = opened(generator_run)
     with torch.no_grad():
         denoiser.leave.bias += 1
-    with pytest.raises(UserError, match="was trained with origin"):  # another denoiser
+    with pytest.raises(UserError, match="was trained with denoiser"):  # another denoiser
         run_for(setup, denoiser, tmp_path / "parts", 12, config)
     setup, denoiser = opened(generator_run)
     other = dataclasses.replace(config, noisiest=0.5)

@@ -16,7 +16,7 @@ from bartleby.noise import noise_experiment
 from bartleby.restoration import TrainedDenoiser, load_trained_denoiser
 from bartleby.schedules import noise_scheduler
 from bartleby.study import baseline
-from bartleby.train_run import prepare, run_training
+from bartleby.train_run import open_setup, run_training
 
 
 def quiet(message: str) -> None:
@@ -25,7 +25,7 @@ def quiet(message: str) -> None:
 
 @pytest.fixture
 def trained(tiny_config):
-    setup = prepare(config_from_dict(tiny_config), say=quiet)
+    setup = open_setup(config_from_dict(tiny_config), say=quiet)
     denoiser, scheduler = baseline("mixture", setup)
     return setup, TrainedDenoiser(denoiser, scheduler, setup.autoencoder.statistics, "mixture")
 

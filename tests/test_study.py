@@ -85,9 +85,13 @@ def test_an_unknown_run_is_refused(settings, tmp_path):
         run_study(settings, tmp_path, only=["resnet"])
 
 
-def test_the_quick_study_is_the_same_matrix_on_less(settings):
+def test_the_quick_study_has_the_rows_of_the_story_on_less():
     small = quick_settings(StudySettings())
     assert small.minutes < 0.5 and small.limit > 0 and small.size == "tiny"
+    rows = [run for run in study.MATRIX if run.name in study.QUICK]
+    assert len(rows) == len(study.QUICK) < len(study.MATRIX)
+    assert {run.target for run in rows} == {"noise", "v", "x0"}
+    assert {run.denoiser["name"] for run in rows} == {*study.PUBLISHED, "transformer"}
 
 
 def test_the_command_prints_an_object_a_run(cli, settings, tmp_path):

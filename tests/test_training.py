@@ -54,11 +54,11 @@ def same(first: dict, second: dict) -> bool:
 def train_for(tables: dict, out: Path, steps: int, *, save_every: float = 0.0) -> list[float]:
     """Losses of a run that is left after `steps`, saving at every step or every so many minutes."""
     config = config_from_dict(changed(tables, training_checkpoint_minutes=save_every))
-    setup = prepare(config, say=quiet)
+    setup, denoiser = prepare(config, say=quiet)
     accelerator = make_accelerator()
     losses = []
     for state in train(
-        config, setup.training, setup.denoiser, setup.scheduler, out, accelerator, say=quiet
+        config, setup.training, denoiser, setup.scheduler, out, accelerator, say=quiet
     ):
         losses.append(state.loss)
         if state.step == steps:
@@ -97,7 +97,9 @@ def test_a_resumed_run_ends_with_the_same_weights(tiny_config, tmp_path, options
     tables["denoiser"] |= options
     calm = run(tables, tmp_path / "calm")
     train_for(tables, tmp_path / "cut", 5)
-    resumed = run(tables, tmp_path / "cut")
+    said = []
+    resumed = run_training(config_from_dict(tables), tmp_path / "cut", say=said.append)
+    assert any(line.startswith("resuming") and line.endswith("step 5") for line in said)
     calm_folder, cut_folder = (checkpoint_folder(tmp_path / name, 12) for name in ("calm", "cut"))
     assert same(weights(calm_folder), weights(cut_folder))
     averaged = "diffusion_pytorch_model.safetensors"
@@ -110,7 +112,7 @@ def test_averaged_weights_are_neither_the_trained_nor_the_first(tiny_config, tmp
     folder = checkpoint_folder(tmp_path / "run", 12)
     averaged = load_file(folder / "diffusion_pytorch_model.safetensors")
     trained = weights(folder)
-    first = prepare(config_from_dict(tiny_config), say=quiet).denoiser.state_dict()
+    first = prepare(config_from_dict(tiny_config), say=quiet)[1].state_dict()
     name = "leave.weight"
     assert not torch.equal(averaged[name], trained[name])
     assert 0 < averaged[name].norm() < trained[name].norm() and first[name].norm() == 0
@@ -156,8 +158,9 @@ def test_a_finished_run_says_so_and_can_be_made_longer(tiny_config, tmp_path):
     run_training(config_from_dict(tiny_config), tmp_path / "run", say=said.append)
     assert "has already run its 12 steps" in said[-1]
     assert run(tiny_config, tmp_path / "run", training_steps=14)["steps"] == 14
-    with pytest.raises(UserError, match=r"training.learning_rate = 0.001, not 0.5"):
-        run(tiny_config, tmp_path / "run", training_steps=16, training_learning_rate=0.5)
+    for steps in (14, 16):
+        with pytest.raises(UserError, match=r"training.learning_rate = 0.001, not 0.5"):
+            run(tiny_config, tmp_path / "run", training_steps=steps, training_learning_rate=0.5)
 
 
 @pytest.mark.parametrize(
@@ -195,12 +198,12 @@ class Process:
         self.process_index, self.num_processes = index, count
 
 
-def shares(setup: Setup, count: int, indices: np.ndarray):
+def shares(setup: Setup, denoiser, count: int, indices: np.ndarray):
     return [
         make_batch(
             setup.config,
             setup.training,
-            setup.denoiser,
+            denoiser,
             setup.scheduler,
             indices,
             0,
@@ -212,10 +215,10 @@ def shares(setup: Setup, count: int, indices: np.ndarray):
 
 
 def test_processes_see_disjoint_parts_of_the_batch_that_one_would_see(tiny_config):
-    setup = prepare(config_from_dict(tiny_config), say=quiet)
+    prepared = prepare(config_from_dict(tiny_config), say=quiet)
     indices = np.array([5, 9, 2, 7, 30])
-    whole = shares(setup, 1, indices)[0]
-    parts = shares(setup, 2, indices)
+    whole = shares(*prepared, 1, indices)[0]
+    parts = shares(*prepared, 2, indices)
     for index, part in enumerate(parts):
         rows = torch.arange(5)[index::2]
         length = part.latents.mask.shape[1]
@@ -225,7 +228,7 @@ def test_processes_see_disjoint_parts_of_the_batch_that_one_would_see(tiny_confi
     assert sum(len(part.timesteps) for part in parts) == 5
     # The mean over processes of what each adds is the mean over all real tokens.
     assert [part.share / 2 for part in parts] == pytest.approx([whole.share] * 2)
-    spare = shares(setup, 3, indices[:2])[2]  # more processes than passages
+    spare = shares(*prepared, 3, indices[:2])[2]  # more processes than passages
     assert spare.share == 0.0 and len(spare.timesteps) == 1
 
 

@@ -205,8 +205,10 @@ class Autoencoder:
     def tokenize(self, texts: list[str], *, say: Callable[[str], None] = say) -> list[list[int]]:
         """Token ids of each text, cut to the window; how many were cut is said.
 
-        Raises UserError for a blank text, and for one so long that under 1% of it would be left.
+        Raises UserError for no texts, for a blank one, and for one so long that under 1% of it would be left.
         """
+        if not texts:
+            raise UserError("there are no texts")
         for index, text in enumerate(texts):
             if not text.strip():
                 raise UserError(f"text {index + 1} is blank")

@@ -6,7 +6,6 @@ GPT-2's architecture from transformers, with the BART's tokenizer, so that what 
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel, PreTrain
 from bartleby.batching import endless_batches, pad
 from bartleby.checkpoints import digest_of, resume_network, save_network
 from bartleby.messages import say
-from bartleby.optimisation import learning_rate, optimise
+from bartleby.optimisation import Timer, learning_rate, optimise
 from bartleby.precision import attention_kernel, autocast, network_dtype
 from bartleby.pretrain import token_sequences
 from bartleby.tokenization import decode_ids
@@ -65,20 +64,14 @@ def train_autoregressive(
         return
     sequences = token_sequences(tokenizer, texts, window=config.window)
     lengths = np.array([len(sequence) for sequence in sequences])
-    saved_at, dtype = time.monotonic(), network_dtype("cpu")
+    saves, dtype = Timer(config.checkpoint_minutes), network_dtype("cpu")
     planned = endless_batches(
         lengths, tokens_per_batch=config.tokens_per_batch, seed=(config.seed,), skip=step
     )
     for _, indices in planned:
         if step >= config.steps:
             return
-        rate = learning_rate(
-            config.learning_rate,
-            step,
-            steps=config.steps,
-            warmup_steps=config.warmup_steps,
-            decay_share=config.decay_share,
-        )
+        rate = learning_rate(config, step, steps=config.steps)
         ids, mask = pad([sequences[row] for row in indices], tokenizer.pad_token_id)
         with autocast("cpu", dtype), attention_kernel(ids.shape[1], "cpu"):
             hidden = model.transformer(input_ids=ids, attention_mask=mask).last_hidden_state
@@ -87,9 +80,8 @@ def train_autoregressive(
         loss = F.cross_entropy(logits.float(), ids[:, 1:][real])
         optimise(optimizer, loss, rate=rate, clip=1.0, step=step)
         step += 1
-        if step == config.steps or time.monotonic() - saved_at > 60 * config.checkpoint_minutes:
+        if step == config.steps or saves.due():
             save_network(out, model, optimizer, {"step": step, "config": settings})
-            saved_at = time.monotonic()
         yield step, float(loss.detach()), model
 
 

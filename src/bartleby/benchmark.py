@@ -59,10 +59,8 @@ def control_texts(
     rng = np.random.default_rng(seed)
     settings = pipeline.default_settings
     visited = timesteps_of(pipeline.scheduler, settings)
-    last = (
-        1 - (len(visited) - 1) / settings.steps
-    )  # the strength of an edit that starts at the last
-    noised = pipeline.edit(human, last, settings=settings, seed=seed).texts
+    at_last = 1 - (len(visited) - 1) / settings.steps  # strength of an edit that is the last step
+    noised = pipeline.edit(human, at_last, settings=settings, seed=seed).texts
     once = dataclasses.replace(settings, steps=1, handover=0.0)
     one_step = pipeline(len(human), settings=once, seed=seed).texts
     return {
@@ -89,8 +87,9 @@ def run_benchmark(
     """Scores of human text, the generator under each of `settings`, the controls and the autoregressive model.
 
     Every set has as many texts as `human`. The autoregressive model draws as it has learned to, and under each
-    min-p that the generator's decoder draws with. Texts are written to `out`, a file a row and seed; those that
-    the same networks wrote in an earlier call are read instead of written again, and that is said.
+    min-p that the generator's decoder draws with. Texts are written to `out`, a file a row and seed; those of
+    trained models that the same networks wrote in an earlier call are read instead of written again, and
+    that is said. Controls have the first of `seeds` alone and are made in every call.
     """
     if autoregressive and evaluator.training is None:
         raise UserError("the autoregressive row needs the texts to train on")
@@ -104,7 +103,7 @@ def run_benchmark(
             f"{origin} {one} {pipeline.config.length_counts}",
             lambda seed, one=one: pipeline(len(human), settings=one, seed=seed).texts,
         )
-    controls = control_texts(pipeline, human, seed=0, say=say)
+    controls = control_texts(pipeline, human, seed=seeds[0], say=say)
     rows |= {name: [texts] for name, texts in controls.items()}
     if autoregressive:
         model = _trained(autoregressive, pipeline, evaluator, out / "autoregressive", say)
@@ -122,7 +121,7 @@ def run_benchmark(
     scores = {}
     with progress_bar("score", total=len(rows)) as bar:
         for name, sets in rows.items():
-            scores[name] = evaluator.score_repeats(sets)
+            scores[name] = evaluator.score_repeats(sets, seed=seeds[0])
             bar.advance(bar.task_ids[0])
     judged = {
         "judge": evaluator.judge and evaluator.judge.name,

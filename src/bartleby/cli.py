@@ -188,7 +188,7 @@ def demo(
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
-    """A tour in a minute: a reconstruction, the noise experiment, and a plot."""
+    """A tour in a minute: a reconstruction, the noise experiment, a plot, texts from noise."""
     from bartleby.demo import run_demo
 
     run_demo(model, plot=plot, seed=seed, as_json=json)
@@ -247,7 +247,7 @@ def train(
 ) -> None:
     """Train a denoiser. Run the same command again to resume.
 
-    Example: bartleby train configs/nano.toml --set data.source=stories.txt
+    Example: bartleby train configs/transformer.toml --set data.source=stories.txt
 
     On several processes or GPUs: accelerate launch -m bartleby train CONFIG.toml
     """
@@ -390,11 +390,13 @@ def study(
     data: Annotated[str, typer.Option(help="File, folder or Hugging Face dataset.")] = "wikitext-2",
     out: Annotated[Path, typer.Option(help="Folder of runs and report.")] = Path("runs/study"),
     minutes: Annotated[
-        float, typer.Option(min=0.01, help="Training time of each run at most.")
-    ] = 25.0,
+        float | None,
+        typer.Option(min=0.01, help="Training time of each run at most. Default: 25, quick 0.2."),
+    ] = None,
     epochs: Annotated[float, typer.Option(min=0.01, help="Epochs of each run at most.")] = 2.0,
     quick: Annotated[
-        bool, typer.Option("--quick", help="A small version on little text, in minutes.")
+        bool,
+        typer.Option("--quick", help="The rows that tell the story, on little text, in minutes."),
     ] = False,
     only: Annotated[
         list[str] | None, typer.Option(help="Only this run of the matrix; may be repeated.")
@@ -417,9 +419,11 @@ def study(
     from bartleby.study_report import write_report
 
     settings = StudySettings(
-        data=data, column=column, model=model or "nano", minutes=minutes, epochs=epochs, seed=seed
+        data=data, column=column, model=model or "nano", epochs=epochs, seed=seed
     )
     settings = quick_settings(settings) if quick else settings
+    if minutes is not None:
+        settings = dataclasses.replace(settings, minutes=minutes)
     rows = run_study(settings, out, only=only, device=device)
     report = write_report(rows, dataclasses.asdict(settings), out)
     study_report(rows, as_json=json)

@@ -114,6 +114,7 @@ def benchmark(
 
     Example: bartleby benchmark --reference valid.txt --out runs/benchmark --judge gpt2-large
     """
+    import dataclasses
     from itertools import product
 
     from bartleby.autoregressive import AutoregressiveConfig
@@ -124,7 +125,6 @@ def benchmark(
     from bartleby.evaluation.generation import comparable_sets
     from bartleby.pipeline import load_pipeline
     from bartleby.reports import benchmark_report
-    from bartleby.sampling import SamplerSettings
 
     if autoregressive and not train:
         raise UserError("the autoregressive row needs --train, the texts to train on")
@@ -133,16 +133,18 @@ def benchmark(
     evaluator = _evaluator(held, train, column, judge, embedder, device)
     pipeline = load_pipeline(model, bart=bart, device=device)
     own = pipeline.default_settings
+    options = {
+        "sampler": sampler,
+        "steps": steps,
+        "temperature": temperature,
+        "handover": handover,
+        "decoder_temperature": decoder_temperature,
+        "decoder_min_p": decoder_min_p,
+    }
+    asked = {name: values for name, values in options.items() if values}
     settings = [
-        SamplerSettings(name, count, own.guidance, heat, early, drawn, least)
-        for name, count, heat, early, drawn, least in product(
-            sampler or [own.sampler],
-            steps or [own.steps],
-            temperature or [own.temperature],
-            handover or [own.handover],
-            decoder_temperature or [own.decoder_temperature],
-            decoder_min_p or [own.decoder_min_p],
-        )
+        dataclasses.replace(own, **dict(zip(asked, values, strict=True)))
+        for values in product(*asked.values())
     ]
     say(
         f"{len(human):,} texts a row · {seeds} seeds from {seed} · judge {judge or 'none'} · "
@@ -258,16 +260,15 @@ def fit_schedule(
     from bartleby.reports import schedule_report
     from bartleby.schedule_fit import DEVIATIONS, measure_readability
     from bartleby.schedule_fit import fit_schedule as fit
-    from bartleby.train_run import prepare, validation_sample
+    from bartleby.train_run import open_setup, validation_sample
 
     if plot:
         check_plot_path(plot)
     tables = {
         "data": {"source": data, "column": column, "limit": limit},
         "autoencoder": {"model": model or "nano", "window": window or 0},
-        "training": {"tokens_per_batch": 8192},
     }
-    setup = prepare(config_from_dict(tables), say=say)
+    setup = open_setup(config_from_dict(tables), say=say)
     latents, token_ids = validation_sample(setup.validation, texts)
     say(f"model {model or 'nano'} · {len(token_ids):,} held-out texts · seed {seed}")
     curve = measure_readability(

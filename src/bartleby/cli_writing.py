@@ -29,7 +29,8 @@ Steps = Annotated[
 ]
 SamplerName = Annotated[str | None, typer.Option(help="ddpm, ddim, dpm++, sde-dpm++ or unipc.")]
 Guidance = Annotated[
-    float, typer.Option(help="Weight of classifier-free guidance by what is given; 1 is none.")
+    float | None,
+    typer.Option(help="Weight of classifier-free guidance by what is given; 1 is none."),
 ]
 Temperature = Annotated[
     float | None, typer.Option(help="Below 1 commits to likely tokens sooner, above 1 later.")
@@ -78,7 +79,7 @@ def generate(
     ] = None,
     steps: Steps = None,
     sampler: SamplerName = None,
-    guidance: Guidance = 1.0,
+    guidance: Guidance = None,
     temperature: Temperature = None,
     handover: Handover = None,
     decoder_temperature: DecoderTemperature = None,
@@ -104,7 +105,7 @@ def generate(
     pipeline = load_pipeline(model, bart=bart, device=device)
     settings = _settings(pipeline.default_settings, context)
     decoding = _announce(settings, beams, seed)
-    callback = _watcher(pipeline, settings.steps) if watch else None
+    callback = _watcher(pipeline) if watch else None
     empty = 0
     with progress_bar("generate", total=number) as bar:
         for first in range(0, number, CHUNK):
@@ -120,7 +121,8 @@ def generate(
             )
             for index, text in enumerate(written.texts):
                 row = {"index": first + index, "text": text}
-                row["length"] = written.lengths[index] - 2  # of the latents, without <s> and </s>
+                if pipeline.compressor is None:
+                    row["length"] = written.lengths[index] - 2  # tokens, without <s> and </s>
                 _print(text, json, row)
             empty += sum(not text.strip() for text in written.texts)
             bar.advance(bar.task_ids[0], len(written.texts))
@@ -156,11 +158,10 @@ def edit(
 
     Example: bartleby edit "The dog is in the garden." --strength 0.4
     """
-    from bartleby.errors import UserError
     from bartleby.pipeline import load_pipeline
 
     if (text is None) == (file is None):
-        raise UserError("give a TEXT or --file")
+        raise typer.BadParameter("give a TEXT or --file")
     texts = read_texts_given(text, file, column, None)
     pipeline = load_pipeline(model, bart=bart, device=device)
     settings = _settings(pipeline.editing_settings, context)
@@ -181,7 +182,7 @@ def infill(
     ] = None,
     steps: Steps = None,
     sampler: SamplerName = None,
-    guidance: Guidance = 1.0,
+    guidance: Guidance = None,
     temperature: Temperature = None,
     handover: Handover = None,
     decoder_temperature: DecoderTemperature = None,
@@ -298,14 +299,14 @@ def _say_empty(empty: int, number: int) -> None:
         say(f"{empty:,} of {number:,} texts are empty")
 
 
-def _watcher(pipeline, steps: int):
-    """A callback that says what the decoder reads of text 0 as it emerges."""
+def _watcher(pipeline):
+    """A callback that says what the decoder reads of text 0 as it emerges: at all of few steps, at some of many."""
     from bartleby.autoencoder import Latents
     from bartleby.console import say
 
-    shown = {round(index * (steps - 1) / (WATCHED_STEPS - 1)) for index in range(WATCHED_STEPS)}
-
     def watch(step, numbers: list[int]) -> None:
+        last = step.steps - 1
+        shown = {round(index * last / (WATCHED_STEPS - 1)) for index in range(WATCHED_STEPS)}
         if 0 not in numbers or step.index not in shown:
             return
         row = numbers.index(0)

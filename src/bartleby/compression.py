@@ -8,7 +8,6 @@ near in meaning: a better reconstruction from a jagged space makes worse texts.
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from bartleby.compressor import Compressor
 from bartleby.errors import UserError
 from bartleby.messages import say
 from bartleby.objective import sample_generator
-from bartleby.optimisation import learning_rate, optimise
+from bartleby.optimisation import Timer, learning_rate, optimise
 from bartleby.precision import autocast
 from bartleby.pretrain import token_sequences
 from bartleby.reading import reading_loss
@@ -90,16 +89,18 @@ def new_compressor(
     config: CompressionConfig, autoencoder: Autoencoder, texts: list[str]
 ) -> Compressor:
     """An untrained compressor for this BART; it knows the statistics of `texts`' latents."""
-    torch.manual_seed(config.seed)
-    compressor = Compressor(
-        autoencoder.bart.config.d_model,
-        config.vectors,
-        config.vector_channels,
-        config.window,
-        config.width,
-        config.layers,
-        config.heads,
-    ).to(autoencoder.device)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        compressor = Compressor(
+            autoencoder.bart.config.d_model,
+            config.vectors,
+            config.vector_channels,
+            config.window,
+            config.width,
+            config.layers,
+            config.heads,
+        )
+    compressor.to(autoencoder.device)
     sample = texts[:: max(1, len(texts) // STATISTICS_TEXTS)]
     narrow = dataclasses.replace(autoencoder, window=config.window)
     statistics = fit_latent_statistics(narrow, narrow.split(sample), source="train split")
@@ -116,14 +117,17 @@ def train_compressor(
     *,
     say: Callable[[str], None] = say,
 ) -> Iterator[CompressionProgress]:
-    """Trains a compressor of `autoencoder`'s latents, resuming from `out` if it holds a checkpoint."""
+    """Trains a compressor of `autoencoder`'s latents, resuming from `out` if it holds a checkpoint.
+
+    The autoencoder's BART learns nothing, and is left so (`requires_grad` is False).
+    """
     bart = autoencoder.bart.eval().requires_grad_(False)
     raw = dataclasses.replace(autoencoder, statistics=None)
     compressor = new_compressor(config, autoencoder, texts)
     optimizer = torch.optim.AdamW(
         compressor.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), fused=True
     )
-    settings = {**dataclasses.asdict(config), "origin": digest_of(bart, texts)}
+    settings = {**dataclasses.asdict(config), "bart": digest_of(bart), "texts": digest_of(texts)}
     step = resume_network(out, compressor, optimizer, settings, MAY_CHANGE, say).get("step", 0)
     if step >= config.steps:
         yield CompressionProgress(step, None, 0.0, compressor)
@@ -135,26 +139,16 @@ def train_compressor(
         seed=(config.seed, ORDER),
         skip=step,
     )
-    saved_at = time.monotonic()
+    saves = Timer(config.checkpoint_minutes)
     for index in range(step, config.steps):
-        rate = learning_rate(
-            config.learning_rate,
-            index,
-            steps=config.steps,
-            warmup_steps=config.warmup_steps,
-            decay_share=config.decay_share,
-        )
+        rate = learning_rate(config, index, steps=config.steps)
         _, rows = next(batches)
         chosen = [sequences[row].tolist() for row in rows]
         nats, error = _losses(config, raw, compressor, chosen, index)
         loss = nats + config.latent_weight * error
         optimise(optimizer, loss, rate=rate, clip=config.gradient_clip, step=index)
-        if (
-            index + 1 == config.steps
-            or time.monotonic() - saved_at > 60 * config.checkpoint_minutes
-        ):
+        if index + 1 == config.steps or saves.due():
             save_network(out, compressor, optimizer, {"step": index + 1, "config": settings})
-            saved_at = time.monotonic()
         yield CompressionProgress(
             index + 1, float(nats.detach()), float(error.detach()), compressor
         )

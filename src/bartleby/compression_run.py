@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from pathlib import Path
 
 import torch
@@ -49,7 +48,7 @@ def run_compression(
         f"{config.seed}"
     )
     with progress_bar("compress", total=config.steps) as bar:
-        log, started = None, time.monotonic()
+        log = None
         for progress in train_compressor(config, autoencoder, texts, out, say=say):
             if progress.nats is None:
                 break
@@ -59,7 +58,7 @@ def run_compression(
             if progress.step % LOG_EVERY == 0:
                 row = {"step": progress.step, "nats": progress.nats}
                 row["latent_error"] = progress.latent_error
-                row["seconds"] = round(time.monotonic() - started, 2)
+                row["seconds"] = round(log.elapsed, 2)
                 log.append(row, kind="train")
         if log:
             log.close()

@@ -29,13 +29,13 @@ def say(message: str) -> None:
 
 
 @contextmanager
-def progress_bar(description: str, *, total: int, unit: str = "") -> Iterator[Progress]:
-    """A bar on a terminal, nothing elsewhere. `advance(count, note=...)` moves the bar's only task."""
+def progress_bar(description: str, *, total: int) -> Iterator[Progress]:
+    """A bar on a terminal, nothing elsewhere. Its only task is `task_ids[0]`, with a field `note`."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=20),
         MofNCompleteColumn(),
-        TextColumn(unit + "{task.fields[note]}"),
+        TextColumn("{task.fields[note]}"),
         TimeRemainingColumn(compact=True),
     )
     with Progress(

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bartleby.errors import UserError
+from bartleby.errors import UserError, first_line
 from bartleby.wikitext import clean_wikitext, is_wikitext
 
 # Short names for datasets on the Hugging Face hub: (repository, configuration).
@@ -61,7 +61,7 @@ def load_corpus(source: str | Path, *, column: str = "text") -> Corpus:
     splits of its own is divided into train and valid by a hash of each text, so that a text stays in
     its split whatever else is added to the corpus.
     """
-    path = Path(source)
+    path = Path(source).expanduser()
     if path.is_dir():
         return _load_folder(path, column)
     if path.exists():
@@ -84,8 +84,11 @@ def read_texts(path: str | Path, *, column: str = "text") -> list[str]:
 
 
 def read_rows(path: str | Path, *, column: str = "text") -> list[str]:
-    """Like `read_texts`, but blank lines and rows stay, as empty texts: a generator may have written them."""
-    path = Path(path)
+    """Like `read_texts`, but blank lines and fields stay, as empty texts: a generator may have written them.
+
+    A blank line of a .jsonl or .csv file is no row.
+    """
+    path = Path(path).expanduser()
     text = _read_utf8(path)
     suffix = _inner_suffix(path)
     if suffix == ".jsonl":
@@ -157,6 +160,7 @@ def _jsonl_rows(text: str, path: Path, column: str) -> Iterator[str]:
 
 
 def _csv_rows(text: str, path: Path, column: str) -> Iterator[str]:
+    csv.field_size_limit(2**31 - 1)  # a text may be longer than the 128 KiB of the default
     try:
         rows = list(csv.reader(io.StringIO(text, newline="")))
     except csv.Error as error:
@@ -167,7 +171,7 @@ def _csv_rows(text: str, path: Path, column: str) -> Iterator[str]:
     if column not in header:
         raise UserError(f"'{path}' has no column '{column}' (found: {', '.join(header)})")
     index = header.index(column)
-    yield from (row[index] for row in rows[1:] if len(row) > index)
+    yield from (row[index] if len(row) > index else "" for row in rows[1:] if row)
 
 
 def _load_folder(folder: Path, column: str) -> Corpus:
@@ -222,10 +226,9 @@ def _load_hub_dataset(name: str, column: str) -> Corpus:
     try:
         loaded = datasets.load_dataset(repository, config)
     except (datasets.exceptions.DatasetNotFoundError, OSError, HfHubHTTPError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise UserError(
             f"'{name}' is no local file or folder, and the Hugging Face dataset '{repository}' could not be loaded: "
-            f"{reason}. Offline, only datasets fetched before can be read."
+            f"{first_line(error)}. Offline, only datasets fetched before can be read."
         ) from None
     notes: list[str] = []
     splits: dict[str, list[str]] = {}

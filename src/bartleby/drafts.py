@@ -11,7 +11,7 @@ import torch
 from diffusers import DDPMScheduler, ModelMixin
 
 from bartleby.autoencoder import Autoencoder, DecodeSettings, Latents
-from bartleby.batching import cut_by_tokens
+from bartleby.batching import cut_by_tokens, round_up
 from bartleby.given import FREE, GivenText
 from bartleby.ranking import prior_nats
 from bartleby.sampling import (
@@ -120,7 +120,7 @@ class Writer:
         """Latents of one batch; all of its drafts have something given, or none, and a start, or none."""
         device, seeds = self.denoiser.device, [draft.seed for draft in drafts]
         multiple = self.denoiser.length_multiple
-        longest = -(-max(draft.length for draft in drafts) // multiple) * multiple
+        longest = round_up(max(draft.length for draft in drafts), multiple)
         mask = torch.arange(longest) < torch.tensor([draft.length for draft in drafts])[:, None]
         mask = mask.to(device)
         known = None

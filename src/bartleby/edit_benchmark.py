@@ -127,7 +127,7 @@ def run_edit_benchmark(
     places: int,
     track: Track = lambda items, total: iter(items),
 ) -> list[EditScores]:
-    """All rows: human, edits, interpolations between neighbouring texts, infilling.
+    """All rows: human, edits, interpolations between neighbouring texts; then human and infilling of the longer texts.
 
     Texts with fewer than `FEWEST_WORDS` words are in the first two alone. Raises UserError if fewer
     than two have as many.

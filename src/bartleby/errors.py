@@ -8,3 +8,9 @@ class UserError(ValueError):
 
     The command line prints the message as one line and exits with code 1.
     """
+
+
+def first_line(error: Exception) -> str:
+    """What a library's error says, cut to one line; its type where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -18,11 +18,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from bartleby.autoencoder import Autoencoder, LatentMoments, Latents, LatentStatistics
 from bartleby.batching import round_up
-from bartleby.checkpoints import read_json, replaced_folder, write_json
+from bartleby.checkpoints import load_tensors, read_json, replaced_folder, write_json
 from bartleby.errors import UserError
 from bartleby.messages import say
 from bartleby.tokenization import encode_texts, passages
@@ -195,10 +195,14 @@ def _write_cache(folder, autoencoder, sequences, tokens, offsets, track) -> None
 
 
 def _read_cache(folder: Path, autoencoder: Autoencoder) -> LatentData:
-    described = read_json(folder / "cache.json")
-    tables = load_file(folder / "tables.safetensors")
-    expected = described["latents"] * described["channels"] * 2
-    if (folder / "latents.f16").stat().st_size != expected:
+    try:
+        described = read_json(folder / "cache.json")
+        tables = load_tensors(folder / "tables.safetensors")
+        size = (folder / "latents.f16").stat().st_size
+        whole = size == described["latents"] * described["channels"] * 2
+    except (UserError, OSError, KeyError):
+        whole = False
+    if not whole:
         raise UserError(f"the latent cache '{folder}' is damaged; remove it and run again")
     moments = LatentMoments(autoencoder.channels)
     moments.count = described["latents"]

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoTokenizer, BartForConditionalGeneration
 from bartleby.autoencoder import Autoencoder, read_statistics
 from bartleby.checkpoints import realigned
 from bartleby.compressor import Compressor
-from bartleby.errors import UserError
+from bartleby.errors import UserError, first_line
 from bartleby.precision import network_dtype
 
 BUNDLED = "nano"
@@ -50,7 +50,7 @@ def load_autoencoder(
     except UserError:
         raise
     except (OSError, ValueError, KeyError, SafetensorError, RuntimeError, TypeError) as error:
-        raise UserError(f"the model in '{name}' cannot be loaded: {_first_line(error)}") from None
+        raise UserError(f"the model in '{name}' cannot be loaded: {first_line(error)}") from None
     if len(tokenizer) > config.vocab_size:
         raise UserError(
             f"'{name}': the tokenizer has {len(tokenizer):,} entries, the model's vocabulary {config.vocab_size:,}"
@@ -85,7 +85,7 @@ def _load_compressor(folder: Path, channels: int) -> Compressor | None:
         compressor = Compressor.from_pretrained(folder, use_safetensors=True)
     except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
         raise UserError(
-            f"the compressor in '{folder}' cannot be loaded: {_first_line(error)}"
+            f"the compressor in '{folder}' cannot be loaded: {first_line(error)}"
         ) from None
     if compressor.config.channels != channels:
         raise UserError(
@@ -128,7 +128,7 @@ def _cached(name: str, marker: str) -> Path | None:
         return None
     except HFValidationError as error:
         raise UserError(
-            f"'{name}' is neither a folder nor a hub name: {_first_line(error)}"
+            f"'{name}' is neither a folder nor a hub name: {first_line(error)}"
         ) from None
     complete = (folder / marker).exists() and any(folder.glob("**/*.safetensors"))
     return folder if complete else None
@@ -144,7 +144,7 @@ def _fetch(name: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=HUB_FILES))
     except (OSError, ValueError, HfHubHTTPError) as error:
         raise UserError(
-            f"'{name}' is no local folder and could not be fetched from the Hugging Face hub: {_first_line(error)}"
+            f"'{name}' is no local folder and could not be fetched from the Hugging Face hub: {first_line(error)}"
         ) from None
 
 
@@ -177,8 +177,3 @@ def _window(wanted: int | None, positions: int, tokenizer_limit: int) -> int:
     if not 4 <= wanted <= largest:
         raise UserError(f"window is {wanted}; this model reads 4 to {largest} tokens")
     return wanted
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -1,20 +1,44 @@
-"""What the training loops here share: the learning rate over a run, and an optimiser step."""
+"""What the training loops here share: the learning rate over a run, an optimiser step, when to save."""
 
 from __future__ import annotations
 
 import math
+import time
+from typing import Protocol
 
 import torch
 
 from bartleby.errors import UserError
 
 
-def learning_rate(
-    peak: float, step: int, *, steps: int, warmup_steps: int, decay_share: float
-) -> float:
+class RateSettings(Protocol):
+    """The part of a configuration that says how the learning rate changes over a run."""
+
+    learning_rate: float
+    warmup_steps: int
+    decay_share: float
+
+
+def learning_rate(settings: RateSettings, step: int, *, steps: int) -> float:
     """Warm-up, constant, then linear decay to zero: a run may be made longer until the decay begins."""
-    decay_steps = max(1, int(steps * decay_share))
-    return peak * min(1.0, (step + 1) / max(1, warmup_steps), (steps - step) / decay_steps)
+    warm = (step + 1) / max(1, settings.warmup_steps)
+    left = (steps - step) / max(1, int(steps * settings.decay_share))
+    return settings.learning_rate * min(1.0, warm, left)
+
+
+class Timer:
+    """Says once in so many minutes that they have passed."""
+
+    def __init__(self, minutes: float):
+        self.seconds, self._since = 60 * minutes, time.monotonic()
+
+    def due(self) -> bool:
+        """Whether they have since it last said so, or began."""
+        now = time.monotonic()
+        if now - self._since <= self.seconds:
+            return False
+        self._since = now
+        return True
 
 
 def optimise(
@@ -26,7 +50,10 @@ def optimise(
     """
     value = float(loss.detach())
     if not math.isfinite(value):
-        raise UserError(f"the loss is {value} at step {step + 1}; the last checkpoint is kept")
+        raise UserError(
+            f"the loss is {value} at step {step + 1}; the last good checkpoint is kept. "
+            "Try a lower learning rate"
+        )
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     weights = []

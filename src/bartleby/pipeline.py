@@ -29,7 +29,7 @@ from bartleby.compressor import Compressor
 from bartleby.conditioning import MEAN_GAP, given_prefix, given_words
 from bartleby.denoisers import TokenTransformer, load_denoiser
 from bartleby.drafts import CANDIDATE, LENGTH, NOISE, Callback, Draft, Writer
-from bartleby.errors import UserError
+from bartleby.errors import UserError, first_line
 from bartleby.given import GivenText
 from bartleby.latent_data import LENGTHS_FILE
 from bartleby.loading import BUNDLED, COMPRESSOR, check_weights, load_autoencoder, model_folder
@@ -121,8 +121,9 @@ class TextDiffusionPipeline(DiffusionPipeline):
                 folder, **options, dtype=torch.float32, use_safetensors=True
             )
         except (OSError, ValueError, RuntimeError, TypeError, KeyError, AttributeError) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise UserError(f"the pipeline in '{folder}' cannot be loaded: {reason}") from None
+            raise UserError(
+                f"the pipeline in '{folder}' cannot be loaded: {first_line(error)}"
+            ) from None
         for network in pipeline._networks:
             realigned(network)
         return pipeline
@@ -223,8 +224,7 @@ class TextDiffusionPipeline(DiffusionPipeline):
         <s> and </s>; by default drawn from the training texts'.  callback: gets each SamplingStep and
         the numbers of the texts in its batch.
         """
-        if num_texts < 1:
-            raise UserError(f"num_texts is {num_texts}; it must be at least 1")
+        _check_count(num_texts)
         prefix = self._prefix_ids(prompt) if prompt is not None else []
         settings, drafts = settings or self.default_settings, []
         for index in range(first, first + num_texts):
@@ -285,6 +285,7 @@ class TextDiffusionPipeline(DiffusionPipeline):
             raise UserError(
                 f"'{text}' has no <mask> to fill in; write <mask> where words are missing"
             )
+        _check_count(num_texts)
         if gap is not None and gap < 1:
             raise UserError(f"gap is {gap}; it must be at least 1 token")
         # The space before a gap belongs to the first token of what fills it.
@@ -298,14 +299,21 @@ class TextDiffusionPipeline(DiffusionPipeline):
         return self._write(drafts, settings, decoding=decoding, callback=callback)
 
     def _with_gaps(self, seed: tuple[int, ...], pieces: list[list[int]], gap: int | None) -> Draft:
-        """The pieces (token ids) and between them gaps of `gap` tokens, or drawn ones."""
-        rng = np.random.default_rng((*seed, LENGTH))
-        gaps = [gap or 1 + int(rng.poisson(MEAN_GAP - 1)) for _ in pieces[1:]]
-        known = given_words(pieces, gaps, self.tokenizer.bos_token_id, self.tokenizer.eos_token_id)
-        if len(known) > self.config.window:
+        """The pieces (token ids) and between them gaps of `gap` tokens, or as many as are drawn and fit."""
+        least, window = gap or 1, self.config.window
+        room = window - 2 - sum(map(len, pieces)) - least * (len(pieces) - 1)  # <s> and </s>
+        if room < 0:
             raise UserError(
-                f"the text with its gaps has {len(known)} tokens; this model writes at most {self.config.window}"
+                f"the text with its gaps has at least {window - room} tokens; this model writes at most {window}, "
+                "so give a shorter text or a smaller gap"
             )
+        rng = np.random.default_rng((*seed, LENGTH))
+        gaps = []
+        for _ in pieces[1:]:
+            more = 0 if gap else min(room, int(rng.poisson(MEAN_GAP - 1)))
+            room -= more
+            gaps.append(least + more)
+        known = given_words(pieces, gaps, self.tokenizer.bos_token_id, self.tokenizer.eos_token_id)
         return Draft(seed, len(known), self._given(known, elastic=gap is None))
 
     def _given(self, known: list[int], *, elastic: bool = False) -> GivenText:
@@ -440,6 +448,7 @@ def load_pipeline(
     """
     model = model_folder(None) / GENERATOR if model in (None, BUNDLED) else model
     check_device(device)
+    model = Path(model).expanduser() if str(model).startswith("~") else model
     if any((Path(model) / name).exists() for name in ("training.json", "checkpoints")):
         return TextDiffusionPipeline.from_run(model, model=bart, device=device)
     if bart is not None:
@@ -452,6 +461,11 @@ def _seeds(seed: int, index: int, settings: SamplerSettings) -> list[tuple[int, 
     """A seed for each candidate of text `index`; the first is the same however many there are."""
     others = range(1, settings.candidates)
     return [(seed, index, NOISE), *((seed, index, CANDIDATE, other) for other in others)]
+
+
+def _check_count(texts: int) -> None:
+    if texts < 1:
+        raise UserError(f"num_texts is {texts}; it must be at least 1")
 
 
 def _check_fit(channels: int, tokenizer, denoiser, statistics) -> None:

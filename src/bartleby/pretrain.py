@@ -7,8 +7,9 @@ that was not.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import time
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,11 +20,11 @@ from transformers import AutoTokenizer, BartForConditionalGeneration, PreTrained
 
 from bartleby.bart import ARCHITECTURES, new_bart
 from bartleby.batching import endless_batches
-from bartleby.checkpoints import resume_network, save_network
+from bartleby.checkpoints import digest_of, resume_network, save_network
 from bartleby.denoising import Corruption, DenoisingBatch, DenoisingBatches, denoising_loss
 from bartleby.errors import UserError
 from bartleby.messages import say
-from bartleby.optimisation import learning_rate
+from bartleby.optimisation import Timer, learning_rate, optimise
 from bartleby.precision import attention_kernel, autocast, network_dtype
 from bartleby.tokenization import encode_texts, passages, train_tokenizer
 
@@ -127,7 +128,7 @@ def pretrain(
         weight_decay=config.weight_decay,
         fused=True,
     )
-    settings = dataclasses.asdict(config)
+    settings = {**dataclasses.asdict(config), "texts": digest_of(texts)}
     state = resume_network(run, bart, optimizer, settings, MAY_CHANGE, say)
     step, tokens = state.get("step", 0), state.get("tokens", 0)
     if step >= config.steps:
@@ -137,7 +138,7 @@ def pretrain(
     lengths = np.array([len(sequence) for sequence in sequences])
     batches = DenoisingBatches(tokenizer, config.corruption, window=config.window)
     dtype = network_dtype(device)
-    saved_at = time.monotonic()
+    saves = Timer(config.checkpoint_minutes)
     bart.train()
     planned = endless_batches(
         lengths, tokens_per_batch=config.tokens_per_batch, seed=(config.seed, 0), skip=step
@@ -146,26 +147,21 @@ def pretrain(
         if step >= config.steps:
             return
         batch = batches.make([sequences[index] for index in indices], seed=(config.seed, 1, step))
-        rate = learning_rate(
-            config.learning_rate,
-            step,
-            steps=config.steps,
-            warmup_steps=config.warmup_steps,
-            decay_share=config.decay_share,
-        )
+        rate = learning_rate(config, step, steps=config.steps)
         loss = train_step(
-            bart, optimizer, batch.to(device), rate=rate, clip=config.gradient_clip, dtype=dtype
+            bart,
+            optimizer,
+            batch.to(device),
+            rate=rate,
+            clip=config.gradient_clip,
+            step=step,
+            dtype=dtype,
         )
         step, tokens = step + 1, tokens + batch.tokens
-        if not np.isfinite(loss):
-            raise UserError(
-                f"the loss is {loss} at step {step}; the last good checkpoint is kept. Try a lower learning rate"
-            )
         saved = None
-        if step == config.steps or time.monotonic() - saved_at > 60 * config.checkpoint_minutes:
+        if step == config.steps or saves.due():
             state = {"step": step, "tokens": tokens, "config": settings}
             saved = save_network(run, bart, optimizer, state, beside=[tokenizer])
-            saved_at = time.monotonic()
         yield Progress(step, config.steps, loss, tokens, rate, saved, bart, tokenizer)
 
 
@@ -176,19 +172,14 @@ def train_step(
     *,
     rate: float,
     clip: float,
+    step: int,
     dtype: torch.dtype,
 ) -> float:
-    """One optimiser step; returns the loss in nats a token. A loss that is no number changes nothing."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate
+    """One step of `optimise`; returns the loss in nats a token."""
     device, length = batch.labels.device, batch.labels.shape[1]
     with autocast(device, dtype), attention_kernel(length, device):
         loss = denoising_loss(bart, batch)
-    optimizer.zero_grad(set_to_none=True)
-    if torch.isfinite(loss):
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(bart.parameters(), clip)
-        optimizer.step()
+    optimise(optimizer, loss, rate=rate, clip=clip, step=step)
     return loss.item()
 
 
@@ -202,7 +193,10 @@ def token_sequences(
 
 
 def _tokenizer_of(run: Path) -> PreTrainedTokenizerBase | None:
+    """The run's own, from the newest checkpoint that has it unharmed: it is the same in all."""
     for folder in sorted((run / "checkpoints").glob("step-*"), reverse=True):
-        if (folder / "tokenizer.json").exists():
+        # transformers reads on without a file that is missing, and fails in many ways on a damaged one.
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
             return AutoTokenizer.from_pretrained(folder)
     return None

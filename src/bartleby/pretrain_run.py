@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import time
 from pathlib import Path
 
 import torch
 
 from bartleby.autoencoder import STATISTICS_FILE, Autoencoder, fit_latent_statistics
-from bartleby.checkpoints import replaced_folder, write_json
+from bartleby.checkpoints import made_folder, replaced_folder, write_json
 from bartleby.console import print_json, progress_bar, say
 from bartleby.corpus import load_corpus, merge
 from bartleby.errors import UserError
@@ -18,9 +16,11 @@ from bartleby.evaluation.infilling import measure_infilling
 from bartleby.evaluation.reconstruction import reconstruct, summarise
 from bartleby.precision import check_device, network_dtype
 from bartleby.pretrain import PRESETS, PretrainConfig, Progress, pretrain
+from bartleby.run_log import RunLog
 from bartleby.tokenization import passages
 
 QUICK_VALIDATION, FULL_VALIDATION = 100, 1000  # passages
+LOG_EVERY = 10  # steps
 STATISTICS_TEXTS = 5_000
 READS = 0.95  # token accuracy in free-running reconstruction from which a decoder counts as reading its latents
 COLLAPSED = 0.05  # effective rank over channels below which latents count as collapsed
@@ -47,7 +47,7 @@ def run_pretraining(
 ) -> None:
     """Trains, validates as it goes, and leaves an ordinary Hugging Face folder in `out/model`."""
     check_device(device)
-    _prepare(out)
+    made_folder(out / "checkpoints")
     corpus = merge(load_corpus(source, column=column) for source in data)
     for note in corpus.notes:
         say(note)
@@ -57,24 +57,26 @@ def run_pretraining(
         f"{len(train):,} texts · {config.steps:,} steps of up to {config.tokens_per_batch:,} tokens"
         f" · {device}, {precision}"
     )
-    last = None
+    last, log = None, None
     with progress_bar("pretrain", total=config.steps) as bar:
-        start, tokens_before = time.monotonic(), None
         for progress in pretrain(config, train, out, device=device, say=say):
             last = progress
             if progress.loss is None:
                 break
-            if tokens_before is None:
-                start, tokens_before = time.monotonic(), progress.tokens
-            rate = (progress.tokens - tokens_before) / max(time.monotonic() - start, 1e-9)
+            if log is None:
+                log, tokens_before = RunLog(out, step=progress.step - 1), progress.tokens
+            rate = (progress.tokens - tokens_before) / max(log.elapsed - log.seconds, 1e-9)
             bar.update(
                 bar.task_ids[0],
                 completed=progress.step,
                 note=f" loss {progress.loss:.3f} · {rate:,.0f} tokens/s",
             )
-            _log(out, progress, rate)
+            if progress.step % LOG_EVERY == 0:
+                _log(log, progress, rate)
             if progress.step % validate_every == 0 and progress.step < config.steps:
-                _validate(config, progress, valid, out)
+                _validate(config, progress, valid, log, name=str(out))
+        if log:
+            log.close()
     if last.loss is None and (out / "model").exists():
         say(f"'{out}' has already run its {config.steps:,} steps; to go on, raise --steps")
         return
@@ -142,13 +144,6 @@ def verdict(token_accuracy: float, effective_rank: float, channels: int) -> str:
     return f"good: the decoder reads its encoder ({numbers})"
 
 
-def _prepare(out: Path) -> None:
-    try:
-        (out / "checkpoints").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write '{out}': {error.strerror}") from None
-
-
 def _held_out(progress: Progress, valid: list[str], window: int, count: int) -> list[str]:
     """`count` passages of the validation texts, the same ones every time."""
     cut = list(passages(progress.tokenizer, spread(valid, count), window=window))
@@ -162,13 +157,13 @@ def spread(texts: list[str], count: int) -> list[str]:
     return [texts[index * len(texts) // count] for index in range(count)]
 
 
-def _validate(config: PretrainConfig, progress: Progress, valid: list[str], out: Path) -> None:
+def _validate(config, progress: Progress, valid: list[str], log: RunLog, *, name: str) -> None:
     progress.bart.eval()
     autoencoder = Autoencoder(
         progress.bart,
         progress.tokenizer,
         config.window,
-        name=str(out),
+        name=name,
         dtype=network_dtype(progress.bart.device),
     )
     held_out = _held_out(progress, valid, config.window, QUICK_VALIDATION)
@@ -176,23 +171,17 @@ def _validate(config: PretrainConfig, progress: Progress, valid: list[str], out:
     rank = fit_latent_statistics(autoencoder, held_out, source="validation", say=say).effective_rank
     progress.bart.train()
     say(f"step {progress.step:,}: {verdict(summary.token_accuracy, rank, autoencoder.channels)}")
-    _append(out, {"step": progress.step, **dataclasses.asdict(summary), "effective_rank": rank})
+    row = {"step": progress.step, **dataclasses.asdict(summary), "effective_rank": rank}
+    log.append({**row, "seconds": round(log.elapsed, 2)}, kind="valid")
 
 
-def _log(out: Path, progress: Progress, rate: float) -> None:
-    if progress.step % 10 == 0:
-        _append(
-            out,
-            {
-                "step": progress.step,
-                "loss": progress.loss,
-                "tokens": progress.tokens,
-                "learning_rate": progress.learning_rate,
-                "tokens_per_second": round(rate),
-            },
-        )
-
-
-def _append(out: Path, row: dict) -> None:
-    with (out / "log.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
+def _log(log: RunLog, progress: Progress, rate: float) -> None:
+    row = {
+        "step": progress.step,
+        "loss": progress.loss,
+        "tokens": progress.tokens,
+        "learning_rate": progress.learning_rate,
+        "tokens_per_second": round(rate),
+        "seconds": round(log.elapsed, 2),
+    }
+    log.append(row, kind="train")

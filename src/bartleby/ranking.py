@@ -12,7 +12,7 @@ import torch
 from diffusers import DDPMScheduler, ModelMixin
 
 from bartleby.autoencoder import Autoencoder, Latents
-from bartleby.batching import cut_by_tokens
+from bartleby.batching import cut_by_tokens, round_up
 from bartleby.objective import predicted_x0
 from bartleby.precision import autocast
 from bartleby.reading import token_nats
@@ -55,7 +55,7 @@ def prior_nats(
 def _blind_estimate(denoiser, scheduler, lengths: torch.Tensor, seeds) -> Latents:
     """What the denoiser makes of pure noise in one step, for texts of these lengths."""
     multiple = denoiser.length_multiple
-    longest = -(-int(lengths.max()) // multiple) * multiple
+    longest = round_up(int(lengths.max()), multiple)
     mask = torch.arange(longest, device=lengths.device) < lengths[:, None]
     noise = starting_noise(mask, denoiser.config.channels, seeds=seeds)
     last = scheduler.config.num_train_timesteps - 1

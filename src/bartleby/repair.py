@@ -10,7 +10,6 @@ as it will have been when text is generated.
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +28,7 @@ from bartleby.errors import UserError
 from bartleby.given import FREE
 from bartleby.messages import say
 from bartleby.objective import predicted_x0, sample_noise, stratified_timesteps
-from bartleby.optimisation import learning_rate, optimise
+from bartleby.optimisation import Timer, learning_rate, optimise
 from bartleby.precision import autocast
 from bartleby.pretrain import token_sequences
 from bartleby.reading import reading_loss
@@ -111,7 +110,12 @@ def repair(
     optimizer = torch.optim.AdamW(
         trained, lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True
     )
-    settings = {**dataclasses.asdict(config), "origin": digest_of(bart, denoiser, copies)}
+    settings = {
+        **dataclasses.asdict(config),
+        "decoder": digest_of(bart),
+        "denoiser": digest_of(denoiser),
+        "copies": digest_of(copies),
+    }
     step = resume_network(out, bart, optimizer, settings, MAY_CHANGE, say).get("step", 0)
     if step >= config.steps:
         yield RepairProgress(step, None, "", bart)
@@ -129,15 +133,9 @@ def repair(
             ("copy", lengths, COPY, kinds[:step].count("copy")),
         )
     }
-    saved_at = time.monotonic()
+    saves = Timer(config.checkpoint_minutes)
     for index in range(step, config.steps):
-        rate = learning_rate(
-            config.learning_rate,
-            index,
-            steps=config.steps,
-            warmup_steps=config.warmup_steps,
-            decay_share=config.decay_share,
-        )
+        rate = learning_rate(config, index, steps=config.steps)
         _, rows = next(batches[kinds[index]])
         with autocast(bart.device, setup.autoencoder.dtype):
             if kinds[index] == "copy":
@@ -149,12 +147,8 @@ def repair(
                 ids = [setup.training.token_ids(row) for row in rows]
                 loss = reading_loss(bart, setup.autoencoder.readable(estimates), ids)
         optimise(optimizer, loss, rate=rate, clip=config.gradient_clip, step=index)
-        if (
-            index + 1 == config.steps
-            or time.monotonic() - saved_at > 60 * config.checkpoint_minutes
-        ):
+        if index + 1 == config.steps or saves.due():
             save_network(out, bart, optimizer, {"step": index + 1, "config": settings})
-            saved_at = time.monotonic()
         yield RepairProgress(index + 1, float(loss.detach()), kinds[index], bart)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-import time
 from pathlib import Path
 
 import torch
@@ -61,7 +60,7 @@ def run_repair(
         f"{config.quietest:.0%} to {config.noisiest:.0%} · {config.copies:.0%} of the steps copy · seed {config.seed}"
     )
     with progress_bar("repair", total=config.steps) as bar:
-        log, started = None, time.monotonic()
+        log = None
         for progress in repair(config, setup, denoiser, texts, out, say=say):
             if progress.loss is None:
                 break
@@ -73,7 +72,7 @@ def run_repair(
             )
             if progress.step % LOG_EVERY == 0:
                 row = {"step": progress.step, "loss": progress.loss, "reads": progress.kind}
-                row["seconds"] = round(time.monotonic() - started, 2)
+                row["seconds"] = round(log.elapsed, 2)
                 log.append(row, kind="train")
         if log:
             log.close()

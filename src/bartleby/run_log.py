@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 
 from bartleby.errors import UserError
 
 
 class RunLog:
-    """Appends rows that have a `step`. Opened at a step, it first drops what a killed run logged after it."""
+    """Appends rows that have a `step`. Opened at a step, it first drops what a killed run logged after it.
+
+    seconds: of training, up to that step.
+    """
 
     def __init__(self, run: Path, *, step: int):
         from tensorboardX import SummaryWriter
@@ -25,6 +29,12 @@ class RunLog:
             self._board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
         except OSError as error:
             raise UserError(f"cannot write '{run}': {error.strerror}") from None
+        self._opened = time.monotonic()
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds of training until now, those of earlier processes included."""
+        return self.seconds + time.monotonic() - self._opened
 
     def append(self, row: dict, *, kind: str) -> None:
         """One row; `kind` (train, valid) groups its numbers on TensorBoard."""
@@ -43,7 +53,7 @@ class RunLog:
 
 
 def read_log(run: Path) -> list[dict]:
-    """Every row of a run's log; a last line cut short by a kill is left out."""
+    """Every row of a run's log; a line cut short by a kill is left out."""
     path = run / "log.jsonl"
     if not path.exists():
         return []

@@ -23,12 +23,12 @@ START, STEP = range(2)  # what noise is for, so that no two draws share a stream
 
 @dataclass(frozen=True)
 class SamplerSettings:
-    """How to sample.  steps: evaluations of the denoiser from pure noise.
+    """How to sample.  steps: evaluations of the denoiser from pure noise, at least 1.
 
-    guidance: w of classifier-free guidance (Ho & Salimans 2022), 1 is none; it needs a condition.
-    temperature: divides the token logits of a TokenTransformer before the expectation; below 1 the
-    estimate commits to likely tokens sooner.  handover: share of the timesteps, at the end, that are left
-    out: the decoder gets the estimate made there.  decoder_temperature, decoder_min_p: how the
+    guidance: w of classifier-free guidance (Ho & Salimans 2022), 0 to 100, 1 is none; it needs a condition.
+    temperature: 0.01 to 10, divides the token logits of a TokenTransformer before the expectation; below 1 the
+    estimate commits to likely tokens sooner.  handover: share of the timesteps, 0 to below 1, at the end, that
+    are left out: the decoder gets the estimate made there.  decoder_temperature, decoder_min_p: how the
     decoder draws its tokens (`DecodeSettings`); at temperature 0 it takes the likeliest.  candidates: how many are
     written of each text, of which the one stays that reads best (ranking.py).
     """

@@ -34,7 +34,14 @@ from bartleby.messages import say
 from bartleby.run_log import read_log
 from bartleby.schedules import TARGETS, alpha_bar_at
 from bartleby.token_statistics import fit_mixture, token_statistics
-from bartleby.train_run import Setup, open_run, prepare, run_training, validation_sample
+from bartleby.train_run import (
+    Setup,
+    open_run,
+    open_setup,
+    prepare,
+    run_training,
+    validation_sample,
+)
 from bartleby.training import make_accelerator, total_steps, train
 
 CURVE_POINTS = 8  # validations of a run
@@ -123,7 +130,7 @@ class StudySettings:
 
 
 def quick_settings(settings: StudySettings) -> StudySettings:
-    """The whole study small enough for minutes: tells the same story less sharply."""
+    """The study small enough for minutes: the rows of `QUICK`, on less text, tell the same story less sharply."""
     return dataclasses.replace(
         settings, quick=True, limit=1000, minutes=0.2, size="tiny", grid=10, texts=16, decoded=4
     )
@@ -170,7 +177,7 @@ def run_study(
         if name not in names:
             raise UserError(f"no run '{name}' in the study (known: {', '.join(names)})")
     _same_settings(settings, out)
-    setup = prepare(run_config(TRANSFORMERS[0], settings, 768), device=device, say=say)
+    setup = open_setup(run_config(TRANSFORMERS[0], settings, 768), device=device, say=say)
     channels = setup.autoencoder.channels
     results = [_baseline(name, setup, settings, out, say) for name in BASELINES]
     for run in MATRIX:
@@ -191,11 +198,10 @@ def run_study(
 def _train_and_measure(run, config, setup, settings, folder, device, say) -> dict:
     row = {"name": run.name, "target": run.target, "published": run.published}
     try:
-        mine = prepare(config, device=device, say=say, like=setup)
-        config = _with_steps(config, mine, settings, folder, device)
-        record = run_training(
-            config, folder, device=device, say=say, setup=dataclasses.replace(mine, config=config)
-        )
+        mine, denoiser = prepare(config, device=device, say=say, like=setup)
+        config = _with_steps(config, mine, denoiser, settings, folder, device)
+        mine = dataclasses.replace(mine, config=config)
+        record = run_training(config, folder, device=device, say=say, prepared=(mine, denoiser))
         mine, denoiser = open_run(folder, say=say, like=setup)
     except UserError as error:
         say(f"failed: {error}")
@@ -318,12 +324,14 @@ def _to_device(setup: Setup, count: int):
     return Latents(latents.values.to(device), latents.mask.to(device)), token_ids
 
 
-def _with_steps(config, setup: Setup, settings: StudySettings, folder: Path, device) -> TrainConfig:
+def _with_steps(config, setup: Setup, denoiser, settings, folder: Path, device) -> TrainConfig:
     """The configuration with as many steps as fit the minutes, decided once and then kept."""
     if (folder / "config.json").exists():
         return config_from_dict(read_json(folder / "config.json"))
     epochs = total_steps(config, setup.training)
-    steps = min(epochs, max(20, int(60 * settings.minutes / seconds_per_step(setup, device))))
+    steps = min(
+        epochs, max(20, int(60 * settings.minutes / seconds_per_step(setup, denoiser, device)))
+    )
     warmup = max(1, min(config.training.warmup_steps, steps // 10))
     training = dataclasses.replace(
         config.training,
@@ -336,16 +344,16 @@ def _with_steps(config, setup: Setup, settings: StudySettings, folder: Path, dev
     return config
 
 
-def seconds_per_step(setup: Setup, device: str) -> float:
+def seconds_per_step(setup: Setup, denoiser: ModelMixin, device: str) -> float:
     """Median wall-clock seconds of a training step, from a few that leave no trace."""
-    weights = {name: value.clone() for name, value in setup.denoiser.state_dict().items()}
+    weights = {name: value.clone() for name, value in denoiser.state_dict().items()}
     times = []
     training = dataclasses.replace(setup.config.training, steps=10**6, checkpoint_minutes=1e9)
     config = dataclasses.replace(setup.config, training=training)
     states = train(
         config,
         setup.training,
-        setup.denoiser,
+        denoiser,
         setup.scheduler,
         Path("/nonexistent"),
         make_accelerator(device),
@@ -356,8 +364,8 @@ def seconds_per_step(setup: Setup, device: str) -> float:
         times.append(time.perf_counter() - began)
         began = time.perf_counter()
     states.close()
-    setup.denoiser.load_state_dict(weights)
-    return float(np.mean(times[PROBE_WARMUP:]))
+    denoiser.load_state_dict(weights)
+    return float(np.median(times[PROBE_WARMUP:]))
 
 
 def _same_settings(settings: StudySettings, out: Path) -> None:

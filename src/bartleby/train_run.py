@@ -18,7 +18,13 @@ import numpy as np
 from diffusers import DDPMScheduler, ModelMixin
 
 from bartleby.autoencoder import STATISTICS_FILE, Autoencoder, Latents
-from bartleby.checkpoints import checkpoint_folder, read_json, replaced_folder, write_json
+from bartleby.checkpoints import (
+    checkpoint_folder,
+    made_folder,
+    read_json,
+    replaced_folder,
+    write_json,
+)
 from bartleby.config import TrainConfig, config_from_dict, config_to_dict
 from bartleby.console import progress_bar, say
 from bartleby.corpus import load_corpus
@@ -35,10 +41,16 @@ from bartleby.evaluation.latents import (
 )
 from bartleby.latent_data import LENGTHS_FILE, LatentData, open_latents
 from bartleby.loading import load_autoencoder
-from bartleby.run_log import RunLog
+from bartleby.run_log import RunLog, read_log
 from bartleby.schedules import noise_scheduler
 from bartleby.token_statistics import fit_mixture, token_statistics
-from bartleby.training import TrainingState, make_accelerator, total_steps, train
+from bartleby.training import (
+    TrainingState,
+    check_same_run,
+    make_accelerator,
+    total_steps,
+    train,
+)
 
 LOG_EVERY = 10  # steps
 VALIDATION_TIMESTEPS = 10
@@ -46,14 +58,13 @@ VALIDATION_TIMESTEPS = 10
 
 @dataclass(frozen=True)
 class Setup:
-    """What a run works with.  autoencoder: with the statistics that normalise `training` and `validation`."""
+    """Data of a run.  autoencoder: with the statistics that normalise `training` and `validation`."""
 
     config: TrainConfig
     autoencoder: Autoencoder
     training: LatentData
     validation: LatentData
     scheduler: DDPMScheduler
-    denoiser: ModelMixin
 
 
 def prepare(
@@ -62,20 +73,48 @@ def prepare(
     device: str | None = None,
     say: Callable[[str], None] = say,
     like: Setup | None = None,
-) -> Setup:
-    """Everything a run needs, checked, cheap checks first; latents are encoded here if no cache holds them.
+) -> tuple[Setup, ModelMixin]:
+    """Data and untrained denoiser of a run, checked before latents are encoded, if no cache holds them.
 
     like: a setup whose data are used again where they are the same. Raises UserError that names the
     key at fault.
     """
-    wanted = config.autoencoder
-    if like and (like.config.data, like.config.autoencoder) != (config.data, wanted):
-        like = None
+    like = _reusable(config, like)
     autoencoder = like.autoencoder if like else _load_autoencoder(config, device)
+    denoiser = _new_denoiser(config, autoencoder)
+    setup = _open_setup(config, autoencoder, say, like)
+    if config.denoiser.precondition == "wiener":
+        denoiser.posterior.fit(setup.training.covariance(), setup.scheduler.alphas_cumprod)
+    elif isinstance(getattr(denoiser, "posterior", None), TokenMixture):
+        statistics = token_statistics(setup.training)
+        fit_mixture(denoiser.posterior, statistics, setup.scheduler.alphas_cumprod)
+    return setup, denoiser
+
+
+def open_setup(
+    config: TrainConfig,
+    *,
+    device: str | None = None,
+    say: Callable[[str], None] = say,
+    like: Setup | None = None,
+) -> Setup:
+    """The data alone; otherwise as `prepare`."""
+    like = _reusable(config, like)
+    autoencoder = like.autoencoder if like else _load_autoencoder(config, device)
+    return _open_setup(config, autoencoder, say, like)
+
+
+def _reusable(config: TrainConfig, like: Setup | None) -> Setup | None:
+    same = like and (like.config.data, like.config.autoencoder) == (config.data, config.autoencoder)
+    return like if same else None
+
+
+def _new_denoiser(config: TrainConfig, autoencoder: Autoencoder) -> ModelMixin:
+    """Untrained, its tables not fitted; UserError if it does not fit the autoencoder or the batches."""
     channels = autoencoder.channels
     if config.denoiser.channels not in (0, channels):
         raise UserError(
-            f"denoiser.channels is {config.denoiser.channels}, but latents of '{wanted.model}' have "
+            f"denoiser.channels is {config.denoiser.channels}, but latents of '{config.autoencoder.model}' have "
             f"{channels}; leave the key out"
         )
     if config.training.tokens_per_batch < autoencoder.window:
@@ -83,13 +122,7 @@ def prepare(
             f"training.tokens_per_batch is {config.training.tokens_per_batch}; a batch must hold a window "
             f"of {autoencoder.window} tokens"
         )
-    scheduler = noise_scheduler(
-        config.objective.schedule,
-        target=config.objective.target,
-        steps=config.objective.timesteps,
-        d=config.objective.schedule_d,
-    )
-    denoiser = build_denoiser(
+    return build_denoiser(
         config.denoiser.name,
         channels=channels,
         window=autoencoder.window,
@@ -101,16 +134,21 @@ def prepare(
         vocabulary=len(autoencoder.tokenizer),
         seed=config.training.seed,
     )
+
+
+def _open_setup(config: TrainConfig, autoencoder: Autoencoder, say, like: Setup | None) -> Setup:
     if like:
         training, validation = like.training, like.validation
     else:
         training, validation = _open_normalised(config, autoencoder, say)
-    if config.denoiser.precondition == "wiener":
-        denoiser.posterior.fit(training.covariance(), scheduler.alphas_cumprod)
-    elif isinstance(getattr(denoiser, "posterior", None), TokenMixture):
-        fit_mixture(denoiser.posterior, token_statistics(training), scheduler.alphas_cumprod)
     autoencoder = dataclasses.replace(autoencoder, statistics=training.statistics)
-    return Setup(config, autoencoder, training, validation, scheduler, denoiser)
+    scheduler = noise_scheduler(
+        config.objective.schedule,
+        target=config.objective.target,
+        steps=config.objective.timesteps,
+        d=config.objective.schedule_d,
+    )
+    return Setup(config, autoencoder, training, validation, scheduler)
 
 
 def _load_autoencoder(config: TrainConfig, device: str | None) -> Autoencoder:
@@ -191,29 +229,31 @@ def run_training(
     *,
     device: str = "cpu",
     say: Callable[[str], None] = say,
-    setup: Setup | None = None,
+    prepared: tuple[Setup, ModelMixin] | None = None,
 ) -> dict:
     """Trains, validates as it goes, leaves the denoiser in `out`; returns the record saved as `training.json`.
 
-    A run that was interrupted goes on; one that has ended returns its record.
+    A run that was interrupted goes on; one that has ended returns its record. Raises UserError if `out` holds a
+    run of another configuration.  prepared: what `prepare` returns, if that was called before.
     """
     accelerator = make_accelerator(device)
     if not accelerator.is_main_process:
         say = _silence
     with accelerator.main_process_first():
-        setup = setup or prepare(config, device=str(accelerator.device), say=say)
+        setup, denoiser = prepared or prepare(config, device=str(accelerator.device), say=say)
     steps = total_steps(config, setup.training)
     finished = out / "training.json"
-    if finished.exists() and read_json(finished)["steps"] >= steps:
+    if finished.exists() and (record := read_json(finished))["steps"] >= steps:
+        check_same_run(config, record["config"], out)
         say(
             f"'{out}' has already run its {steps:,} steps; to go on, raise training.steps or epochs"
         )
-        return read_json(finished)
+        return record
     if accelerator.is_main_process:
         _start(out, config)
     accelerator.wait_for_everyone()
     say(
-        f"{config.denoiser.name} · {parameters(setup.denoiser):,} parameters · predicts "
+        f"{config.denoiser.name} · {parameters(denoiser):,} parameters · predicts "
         f"{config.objective.target} · {steps:,} steps of up to {config.training.tokens_per_batch:,} tokens · "
         f"{accelerator.device}, {accelerator.mixed_precision.replace('no', 'float32')}"
         f"{f', {accelerator.num_processes} processes' if accelerator.num_processes > 1 else ''}"
@@ -221,7 +261,7 @@ def run_training(
     )
     observer = Observer(setup, out, say) if accelerator.is_main_process else None
     for state in train(
-        config, setup.training, setup.denoiser, setup.scheduler, out, accelerator, say=say
+        config, setup.training, denoiser, setup.scheduler, out, accelerator, say=say
     ):
         if observer:
             observer.see(state)
@@ -319,11 +359,11 @@ class Observer:
         record = {
             "denoiser": self.setup.config.denoiser.name,
             "target": self.setup.config.objective.target,
-            "parameters": parameters(self.setup.denoiser),
+            "parameters": parameters(self.state.denoiser),
             "steps": self.state.step,
             "passages": self.state.passages,
             "tokens": self.state.tokens,
-            "seconds": RunLog(self.out, step=self.state.step).seconds,
+            "seconds": read_log(self.out)[-1]["seconds"],
             "validation": dataclasses.asdict(self.scores),
             "config": config_to_dict(self.setup.config),
         }
@@ -337,7 +377,7 @@ def open_run(
     """A run's setup and its averaged denoiser: the finished one, or the newest checkpoint's."""
     if not (run / "config.json").exists():
         raise UserError(f"'{run}' is no training run: config.json is missing")
-    setup = prepare(config_from_dict(read_json(run / "config.json")), say=say, like=like)
+    setup = open_setup(config_from_dict(read_json(run / "config.json")), say=say, like=like)
     if (run / "denoiser").exists():
         return setup, load_denoiser(run / "denoiser").to(setup.autoencoder.device)
     for folder in sorted((run / "checkpoints").glob("step-*"), reverse=True):
@@ -349,10 +389,7 @@ def open_run(
 
 
 def _start(out: Path, config: TrainConfig) -> None:
-    try:
-        checkpoint_folder(out, 0).parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write '{out}': {error.strerror}") from None
+    made_folder(checkpoint_folder(out, 0).parent)
     if not (out / "config.json").exists():
         write_json(out / "config.json", config_to_dict(config))
 

@@ -7,7 +7,6 @@ it had not been, and several processes see together what one would see alone.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -49,7 +48,7 @@ from bartleby.objective import (
     stratified_timesteps,
     training_target,
 )
-from bartleby.optimisation import learning_rate
+from bartleby.optimisation import Timer, learning_rate
 from bartleby.reading import IGNORED
 
 # Settings that may differ when a run is resumed: how long it goes on, and what it reports.
@@ -112,6 +111,11 @@ class Batch:
     candidates: Candidates | None
 
 
+def check_same_run(config: TrainConfig, saved: dict, run: Path) -> None:
+    """UserError if the tables `saved` of a run differ from `config` in more than `MAY_CHANGE`."""
+    check_same_settings(_flat(config_to_dict(config)), _flat(saved), MAY_CHANGE, run)
+
+
 def make_accelerator(device: str = "cpu") -> Accelerator:
     """accelerate for this device and every process that `accelerate launch` started; bf16 where it is fast."""
     from bartleby.precision import check_device, network_dtype
@@ -164,7 +168,7 @@ def train(
         yield TrainingState(step, steps, None, 0.0, 0.0, passages, tokens, None, denoiser, ema)
         return
     network, optimizer = accelerator.prepare(denoiser, optimizer)
-    saved_at = time.monotonic()
+    saves = Timer(settings.checkpoint_minutes)
     denoiser.train()
     planned = endless_batches(
         data.lengths,
@@ -174,13 +178,7 @@ def train(
     )
     for epoch, indices in planned:
         batch = make_batch(config, data, denoiser, scheduler, indices, epoch, step, accelerator)
-        rate = learning_rate(
-            settings.learning_rate,
-            step,
-            steps=steps,
-            warmup_steps=settings.warmup_steps,
-            decay_share=settings.decay_share,
-        )
+        rate = learning_rate(settings, step, steps=steps)
         for group in optimizer.param_groups:
             group["lr"] = rate
         with accelerator.autocast():
@@ -199,12 +197,11 @@ def train(
         step, passages = step + 1, passages + len(indices)
         tokens += int(data.lengths[indices].sum())
         saved = None
-        if step == steps or time.monotonic() - saved_at > 60 * settings.checkpoint_minutes:
+        if step == steps or saves.due():
             if accelerator.is_main_process:
                 counts = {"step": step, "passages": passages, "tokens": tokens}
                 saved = _save(config, run, denoiser, optimizer, ema, counts)
             accelerator.wait_for_everyone()
-            saved_at = time.monotonic()
         yield TrainingState(
             step, steps, mean_loss, float(norm), rate, passages, tokens, saved, denoiser, ema
         )
@@ -364,7 +361,7 @@ def _resume(config, run: Path, denoiser, optimizer, ema, say) -> dict:
         raw = load_tensors(folder / "weights.safetensors")
         averaged = load_tensors(folder / "diffusion_pytorch_model.safetensors")
         state = load_training_state(folder, optimizer)
-        check_same_settings(_flat(config_to_dict(config)), _flat(state["config"]), MAY_CHANGE, run)
+        check_same_run(config, state["config"], run)
         with torch.no_grad():
             for (name, weight), shadow in zip(
                 denoiser.named_parameters(), ema.shadow_params, strict=True

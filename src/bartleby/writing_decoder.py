@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import os
 from pathlib import Path
 
 import torch
@@ -66,8 +67,10 @@ def deepen(bart: BartForConditionalGeneration, layers: int) -> None:
 def save_decoder(bart: BartForConditionalGeneration, folder: Path) -> None:
     """Writes the decoder's own weights to `folder`, matrices in 8 bits."""
     tensors = {name: weight.detach().cpu() for name, weight in decoder_weights(bart).items()}
+    temporary = folder / f".{DECODER_FILE}.partial"
     try:
-        save_file(quantised(tensors), folder / DECODER_FILE)
+        save_file(quantised(tensors), temporary)
+        os.replace(temporary, folder / DECODER_FILE)
     except (OSError, SafetensorError) as error:
         raise UserError(f"cannot write '{folder / DECODER_FILE}': {error}") from None
 

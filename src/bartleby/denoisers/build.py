@@ -16,7 +16,7 @@ from bartleby.denoisers.simple_unet import SimpleUNet1D
 from bartleby.denoisers.text_unet import TextUNet1D
 from bartleby.denoisers.token_transformer import TokenTransformer
 from bartleby.denoisers.transformer import SIZES, DenoisingTransformer
-from bartleby.errors import UserError
+from bartleby.errors import UserError, first_line
 from bartleby.quantisation import dequantised, quantised
 
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
@@ -130,7 +130,7 @@ def load_denoiser(folder: str | Path) -> ModelMixin:
         denoiser.load_state_dict(dequantised(tensors))
     except (OSError, ValueError, RuntimeError, TypeError, KeyError, SafetensorError) as error:
         raise UserError(
-            f"the denoiser in '{folder}' cannot be loaded: {str(error).splitlines()[0]}"
+            f"the denoiser in '{folder}' cannot be loaded: {first_line(error)}"
         ) from None
     return denoiser.float().eval()
 

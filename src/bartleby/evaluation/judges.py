@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from bartleby.batching import cut_by_tokens, pad
-from bartleby.errors import UserError
+from bartleby.errors import UserError, first_line
 from bartleby.messages import say
 from bartleby.precision import check_device
 
@@ -140,6 +140,5 @@ def _load(kind, name: str, device: str) -> tuple[PreTrainedModel, PreTrainedToke
     except ImportError as error:
         raise UserError(f"'{name}' needs a package that is missing: {error}") from None
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"the model '{name}' cannot be loaded: {reason}") from None
+        raise UserError(f"the model '{name}' cannot be loaded: {first_line(error)}") from None
     return model.eval().to(device), tokenizer
