@@ -18,7 +18,6 @@ from diffusers.utils import BaseOutput
 from transformers import BartForConditionalGeneration, GenerationConfig, PreTrainedTokenizerBase
 
 from bartleby.autoencoder import (
-    SLACK,
     STATISTICS_FILE,
     Autoencoder,
     DecodeSettings,
@@ -26,14 +25,13 @@ from bartleby.autoencoder import (
 )
 from bartleby.checkpoints import read_json, realigned
 from bartleby.compressor import Compressor
-from bartleby.conditioning import MEAN_GAP, given_prefix, given_words
 from bartleby.denoisers import TokenTransformer, load_denoiser
-from bartleby.drafts import CANDIDATE, LENGTH, NOISE, Callback, Draft, Writer
+from bartleby.drafts import CANDIDATE, NOISE, Callback, Draft, Writer
 from bartleby.errors import UserError, first_line
-from bartleby.given import GivenText
 from bartleby.latent_data import LENGTHS_FILE
 from bartleby.loading import BUNDLED, COMPRESSOR, check_weights, load_autoencoder, model_folder
 from bartleby.messages import say
+from bartleby.planning import Planner
 from bartleby.precision import check_device, network_dtype
 from bartleby.sampling import SamplerSettings
 from bartleby.tokenization import decode_ids
@@ -205,6 +203,10 @@ class TextDiffusionPipeline(DiffusionPipeline):
             compressor=self.compressor,
         )
 
+    @property
+    def _planner(self) -> Planner:
+        return Planner(self.autoencoder, self.config.length_counts)
+
     @torch.inference_mode()
     def __call__(
         self,
@@ -225,11 +227,10 @@ class TextDiffusionPipeline(DiffusionPipeline):
         the numbers of the texts in its batch.
         """
         _check_count(num_texts)
-        prefix = self._prefix_ids(prompt) if prompt is not None else []
-        settings, drafts = settings or self.default_settings, []
+        planner, settings, drafts = self._planner, settings or self.default_settings, []
+        prefix = planner.prefix(prompt)
         for index in range(first, first + num_texts):
-            tokens = self._length((seed, index), length, least=len(prefix) + 2 if prefix else 3)
-            given = self._given(given_prefix(prefix, tokens)) if prefix else None
+            tokens, given = planner.new_text((seed, index), prefix, length)
             drafts.append([Draft(own, tokens, given) for own in _seeds(seed, index, settings)])
         return self._write(drafts, settings, decoding=decoding, callback=callback)
 
@@ -280,45 +281,16 @@ class TextDiffusionPipeline(DiffusionPipeline):
         gap: tokens for each <mask>. By default some are drawn as in training, 1 + Poisson(3), and the decoder
         may write fewer or more, until it comes to the word that is given next.
         """
-        pieces = text.split("<mask>")
-        if len(pieces) < 2:
-            raise UserError(
-                f"'{text}' has no <mask> to fill in; write <mask> where words are missing"
-            )
         _check_count(num_texts)
-        if gap is not None and gap < 1:
-            raise UserError(f"gap is {gap}; it must be at least 1 token")
-        # The space before a gap belongs to the first token of what fills it.
-        ids = [self._piece_ids(piece.rstrip(" ")) for piece in pieces[:-1]]
-        ids.append(self._piece_ids(pieces[-1]))
-        settings = settings or self.editing_settings
-        drafts = [
-            [self._with_gaps(own, ids, gap) for own in _seeds(seed, index, settings)]
-            for index in range(num_texts)
-        ]
-        return self._write(drafts, settings, decoding=decoding, callback=callback)
-
-    def _with_gaps(self, seed: tuple[int, ...], pieces: list[list[int]], gap: int | None) -> Draft:
-        """The pieces (token ids) and between them gaps of `gap` tokens, or as many as are drawn and fit."""
-        least, window = gap or 1, self.config.window
-        room = window - 2 - sum(map(len, pieces)) - least * (len(pieces) - 1)  # <s> and </s>
-        if room < 0:
-            raise UserError(
-                f"the text with its gaps has at least {window - room} tokens; this model writes at most {window}, "
-                "so give a shorter text or a smaller gap"
+        planner, settings, drafts = self._planner, settings or self.editing_settings, []
+        pieces = planner.pieces(text)
+        for index in range(num_texts):
+            seeds = _seeds(seed, index, settings)
+            given = [planner.with_gaps(own, pieces, gap) for own in seeds]
+            drafts.append(
+                [Draft(own, len(one.known), one) for own, one in zip(seeds, given, strict=True)]
             )
-        rng = np.random.default_rng((*seed, LENGTH))
-        gaps = []
-        for _ in pieces[1:]:
-            more = 0 if gap else min(room, int(rng.poisson(MEAN_GAP - 1)))
-            room -= more
-            gaps.append(least + more)
-        known = given_words(pieces, gaps, self.tokenizer.bos_token_id, self.tokenizer.eos_token_id)
-        return Draft(seed, len(known), self._given(known, elastic=gap is None))
-
-    def _given(self, known: list[int], *, elastic: bool = False) -> GivenText:
-        room = min(SLACK, self.bart.config.max_position_embeddings - len(known) - 1)
-        return GivenText(known, self.tokenizer.eos_token_id, elastic, max(0, room))
+        return self._write(drafts, settings, decoding=decoding, callback=callback)
 
     @torch.inference_mode()
     def interpolate(
@@ -376,51 +348,6 @@ class TextDiffusionPipeline(DiffusionPipeline):
             texts=decode_ids(self.tokenizer, [ids for ids, _ in chosen]),
             lengths=[draft.length for _, draft in chosen],
         )
-
-    def _length(self, seed: tuple[int, ...], wanted: int | None, *, least: int) -> int:
-        """Latents of a text. Its tokens, <s> and </s> included: as wanted, or drawn from the training texts that are
-        long enough. Compressed: as many as all have.
-        """
-        if self.compressor is not None:
-            if wanted is not None:
-                raise UserError(
-                    f"length is {wanted}, but compressed latents do not have one; leave it out"
-                )
-            return self.autoencoder.latents_of(least)
-        window = self.config.window
-        if least > window:
-            raise UserError(
-                f"the prompt has {least - 3} tokens; this model writes at most {window - 2}, so at most "
-                f"{window - 3} can be given"
-            )
-        if wanted is not None:
-            if not least <= wanted + 2 <= window:
-                raise UserError(
-                    f"length is {wanted} tokens; with this prompt and window it must be {least - 2} to {window - 2}"
-                )
-            return wanted + 2
-        counts = np.zeros(window + 1)
-        saved = np.array(self.config.length_counts or [], dtype=float)[: window + 1]
-        counts[: len(saved)] = saved
-        counts[:least] = 0
-        if counts.sum() == 0:
-            counts[least : min(window, least + 8) + 1] = 1
-            say(
-                f"no training text has {least} tokens or more, so a length up to {least + 8} is drawn"
-            )
-        rng = np.random.default_rng((*seed, LENGTH))
-        return int(rng.choice(len(counts), p=counts / counts.sum()))
-
-    def _prefix_ids(self, prompt: str) -> list[int]:
-        """<s> and the prompt's tokens; the space before the next word belongs to that word's token."""
-        if not prompt.strip():
-            raise UserError("the prompt is blank; leave it out to write freely")
-        return self.autoencoder.tokenizer(prompt.rstrip(), split_special_tokens=True)["input_ids"][
-            :-1
-        ]
-
-    def _piece_ids(self, piece: str) -> list[int]:
-        return self.tokenizer(piece, split_special_tokens=True)["input_ids"][1:-1] if piece else []
 
     def _stretched(self, values: torch.Tensor, length: int) -> torch.Tensor:
         """Latents [C, n] at `length` positions: the nearest ones, first and last staying first and last."""

@@ -1,0 +1,51 @@
+"""Plans of texts: lengths as in training, gaps that fit, one seed one plan."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from conftest import WINDOW
+
+from bartleby.errors import UserError
+from bartleby.given import FREE
+from bartleby.planning import Planner
+
+
+@pytest.fixture
+def planner(autoencoder):
+    counts = np.zeros(WINDOW + 1, int)
+    counts[[6, 9]] = [1, 3]
+    return Planner(autoencoder, counts.tolist())
+
+
+def test_lengths_are_drawn_as_often_as_training_texts_have_them(planner):
+    drawn = [planner.new_text((0, index), [], None)[0] for index in range(400)]
+    assert set(drawn) == {6, 9} and 0.68 < drawn.count(9) / 400 < 0.82
+    assert drawn[7] == planner.new_text((0, 7), [], None)[0]
+    assert planner.new_text((0, 0), [], 12) == (14, None)  # <s> and </s> besides
+
+
+def test_a_prompt_is_given_and_no_length_is_too_short_for_it(planner):
+    prefix = planner.prefix("The dog likes")
+    lengths = set()
+    for index in range(20):
+        length, given = planner.new_text((1, index), prefix, None)
+        lengths.add(length)
+        assert given.known[: len(prefix)] == prefix and len(given.known) == length
+        assert set(given.known[len(prefix) :]) == {FREE}
+    assert min(lengths) >= len(prefix) + 2
+
+
+def test_gaps_are_drawn_as_asked_or_as_there_is_room(planner):
+    pieces = planner.pieces("Tom <mask> the <mask>.")
+    kept = sum(map(len, pieces)) + 2
+    assert len(planner.with_gaps((0,), pieces, 3).known) == kept + 6
+    drawn = [len(planner.with_gaps((seed,), pieces, None).known) - kept for seed in range(200)]
+    assert min(drawn) >= 2 and 7 < np.mean(drawn) < 9  # two gaps of 1 + Poisson(3) tokens
+    full = [[7] * (WINDOW - 4), []]
+    assert {len(planner.with_gaps((seed,), full, None).known) for seed in range(50)} == {
+        WINDOW - 1,
+        WINDOW,
+    }
+    with pytest.raises(UserError, match=f"at least {WINDOW + 1} tokens; this model writes at most"):
+        planner.with_gaps((0,), full, 3)
