@@ -17,7 +17,7 @@ from bartleby.autoregressive import (
     train_autoregressive,
     write_autoregressive,
 )
-from bartleby.checkpoints import digest_of, read_json, write_json
+from bartleby.checkpoints import digest_of, made_folder, read_json, write_json
 from bartleby.console import progress_bar
 from bartleby.errors import UserError
 from bartleby.evaluation.generation import Evaluator, TextScores
@@ -93,7 +93,7 @@ def run_benchmark(
     """
     if autoregressive and evaluator.training is None:
         raise UserError("the autoregressive row needs the texts to train on")
-    out.mkdir(parents=True, exist_ok=True)
+    made_folder(out)
     rows: dict[str, list[list[str]]] = {"human": [human]}
     keep = Keeper(out, len(human), seeds, say)
     origin = digest_of(pipeline.bart, pipeline.denoiser)
@@ -107,11 +107,12 @@ def run_benchmark(
     rows |= {name: [texts] for name, texts in controls.items()}
     if autoregressive:
         model = _trained(autoregressive, pipeline, evaluator, out / "autoregressive", say)
+        trained = digest_of(model)
         for least in sorted({0.0, *(one.decoder_min_p for one in settings)}):
             name = "autoregressive" + (f" {SHORT['decoder_min_p']}{least:g}" if least else "")
             rows[name] = keep(
                 name,
-                f"{digest_of(model)} {least}",
+                f"{trained} {least}",
                 lambda seed, least=least: write_autoregressive(
                     model, pipeline.tokenizer, len(human), min_p=least, seed=seed
                 ),

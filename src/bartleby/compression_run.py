@@ -17,10 +17,9 @@ from bartleby.errors import UserError
 from bartleby.evaluation.reconstruction import reconstruct, summarise
 from bartleby.loading import COMPRESSOR, load_autoencoder
 from bartleby.pretrain_run import spread
-from bartleby.run_log import RunLog
+from bartleby.run_log import LOG_EVERY, RunLog
 
 VALIDATION_TEXTS = 1000
-LOG_EVERY = 10  # steps
 
 
 def run_compression(

@@ -375,9 +375,9 @@ def load_pipeline(
     """
     model = model_folder(None) / GENERATOR if model in (None, BUNDLED) else model
     check_device(device)
-    model = Path(model).expanduser() if str(model).startswith("~") else model
-    if any((Path(model) / name).exists() for name in ("training.json", "checkpoints")):
-        return TextDiffusionPipeline.from_run(model, model=bart, device=device)
+    run = Path(model).expanduser()
+    if any((run / name).exists() for name in ("training.json", "checkpoints")):
+        return TextDiffusionPipeline.from_run(run, model=bart, device=device)
     if bart is not None:
         raise UserError(f"'{model}' is no run of bartleby train, so it has its own BART")
     pipeline = TextDiffusionPipeline.from_pretrained(model)

@@ -16,11 +16,10 @@ from bartleby.evaluation.infilling import measure_infilling
 from bartleby.evaluation.reconstruction import reconstruct, summarise
 from bartleby.precision import check_device, network_dtype
 from bartleby.pretrain import PRESETS, PretrainConfig, Progress, pretrain
-from bartleby.run_log import RunLog
+from bartleby.run_log import LOG_EVERY, RunLog
 from bartleby.tokenization import passages
 
 QUICK_VALIDATION, FULL_VALIDATION = 100, 1000  # passages
-LOG_EVERY = 10  # steps
 STATISTICS_TEXTS = 5_000
 READS = 0.95  # token accuracy in free-running reconstruction from which a decoder counts as reading its latents
 COLLAPSED = 0.05  # effective rank over channels below which latents count as collapsed

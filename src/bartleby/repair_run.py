@@ -17,13 +17,12 @@ from bartleby.errors import UserError
 from bartleby.evaluation.latents import estimate_x0, noised
 from bartleby.reading import reading_loss
 from bartleby.repair import RepairConfig, repair
-from bartleby.run_log import RunLog
+from bartleby.run_log import LOG_EVERY, RunLog
 from bartleby.train_run import Setup, open_run, validation_sample
 from bartleby.writing_decoder import load_decoder, save_decoder
 
 VALIDATION_TEXTS = 128
 GRID = (0.0, 0.2, 0.4, 0.6, 0.8)  # timesteps, as shares of all
-LOG_EVERY = 10  # steps
 
 
 def run_repair(

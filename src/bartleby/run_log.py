@@ -9,6 +9,8 @@ from pathlib import Path
 
 from bartleby.errors import UserError
 
+LOG_EVERY = 10  # steps
+
 
 class RunLog:
     """Appends rows that have a `step`. Opened at a step, it first drops what a killed run logged after it.

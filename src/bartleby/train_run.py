@@ -41,7 +41,7 @@ from bartleby.evaluation.latents import (
 )
 from bartleby.latent_data import LENGTHS_FILE, LatentData, open_latents
 from bartleby.loading import load_autoencoder
-from bartleby.run_log import RunLog, read_log
+from bartleby.run_log import LOG_EVERY, RunLog, read_log
 from bartleby.schedules import noise_scheduler
 from bartleby.token_statistics import fit_mixture, token_statistics
 from bartleby.training import (
@@ -52,7 +52,6 @@ from bartleby.training import (
     train,
 )
 
-LOG_EVERY = 10  # steps
 VALIDATION_TIMESTEPS = 10
 
 
