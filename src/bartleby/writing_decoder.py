@@ -47,8 +47,8 @@ def untie_readout(bart: BartForConditionalGeneration) -> None:
 def deepen(bart: BartForConditionalGeneration, layers: int) -> None:
     """Gives the decoder so many layers, in place: the first and the last stay, those between are repeated in order.
 
-    Repeating all of them, as for decoders that normalise first (Du et al. 2024), makes nano's 8.0 nats a token worse
-    than nothing at a timestep of 60% where this has 3.1. UserError for fewer than it has.
+    Repeating all of them, as is done for decoders that normalise first (Du et al. 2024), leaves nano's at 7.9 nats a
+    token at a timestep of 60%, where this leaves it at 3.1 (docs/LOG.md). UserError for fewer than it has.
     """
     present = list(bart.model.decoder.layers)
     if layers < len(present):
