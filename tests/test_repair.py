@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bartleby.errors import UserError
-from bartleby.repair import RepairConfig, repair
+from bartleby.repair import RepairConfig, _dropout, repair
 from bartleby.repair_run import GRID, measure_reading
 from bartleby.train_run import open_run
 
@@ -101,3 +101,25 @@ def test_impossible_settings_are_named(tmp_path):
         RepairConfig(quietest=0.8)
     with pytest.raises(UserError, match="copies is -1"):
         RepairConfig(copies=-1)
+
+
+def test_dropout_is_the_same_for_the_same_seed_and_over_after_the_step(generator_run):
+    bart = opened(generator_run)[0].autoencoder.bart.eval()
+    ids = torch.tensor([[5, 6, 7, 8]])
+
+    def logits():
+        with torch.no_grad():
+            return bart(input_ids=ids, decoder_input_ids=ids).logits
+
+    def dropped(share, seed):
+        with _dropout(bart, share, seed=seed):
+            return logits()
+
+    plain = logits()
+    assert torch.equal(dropped(0.5, (1, 2)), dropped(0.5, (1, 2)))
+    assert not torch.equal(dropped(0.5, (1, 2)), dropped(0.5, (1, 3)))
+    assert torch.equal(dropped(0.0, (1, 2)), plain)
+    state = torch.get_rng_state()
+    assert not torch.equal(dropped(0.5, (1, 2)), plain)
+    assert torch.equal(logits(), plain)
+    assert torch.equal(torch.get_rng_state(), state)

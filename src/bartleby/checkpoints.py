@@ -6,6 +6,7 @@ state. A folder of that name is complete, since it only gets its name once every
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -19,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from bartleby.errors import UserError
+from bartleby.optimisation import AnyOptimizer
 
 
 class DamagedCheckpointError(UserError):
@@ -54,6 +56,23 @@ def _sync(folder: Path) -> None:
         if path.is_file():
             with path.open("rb") as file:
                 os.fsync(file.fileno())
+
+
+@contextmanager
+def alone(path: Path, *, say: Callable[[str], None]) -> Iterator[None]:
+    """Only one process at a time is inside, of all that name this lock file; the others wait and are told."""
+    made_folder(path.parent)
+    try:
+        file = path.open("w")
+    except OSError as error:
+        raise UserError(f"cannot write '{path}': {error.strerror}") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"another process is at work on {path.stem}; waiting for it")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def write_json(path: Path, value: object) -> None:
@@ -95,7 +114,7 @@ def checkpoint_folder(run: Path, step: int) -> Path:
     return run / "checkpoints" / f"step-{step:08d}"
 
 
-def save_training_state(folder: Path, optimizer: torch.optim.Optimizer, state: dict) -> None:
+def save_training_state(folder: Path, optimizer: AnyOptimizer, state: dict) -> None:
     """The optimiser's tensors and a JSON object of everything else that resuming needs."""
     tensors = {}
     for index, moments in optimizer.state_dict()["state"].items():
@@ -104,7 +123,7 @@ def save_training_state(folder: Path, optimizer: torch.optim.Optimizer, state: d
     write_json(folder / "training_state.json", state)
 
 
-def load_training_state(folder: Path, optimizer: torch.optim.Optimizer) -> dict:
+def load_training_state(folder: Path, optimizer: AnyOptimizer) -> dict:
     """Restores `optimizer` and returns the JSON object that was saved beside it."""
     try:
         state = read_json(folder / "training_state.json")
@@ -162,7 +181,7 @@ def check_same_settings(wanted: dict, saved: dict, may_change: set[str], run: Pa
 
 
 def save_network(
-    run: Path, network, optimizer: torch.optim.Optimizer, state: dict, *, beside: Iterable = ()
+    run: Path, network, optimizer: AnyOptimizer, state: dict, *, beside: Iterable = ()
 ) -> Path:
     """A checkpoint of `network` and of what lies `beside` it, named by state["step"]; older ones are dropped."""
     folder = checkpoint_folder(run, state["step"])
@@ -177,7 +196,7 @@ def save_network(
 def resume_network(
     run: Path,
     network: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: AnyOptimizer,
     settings: dict,
     may_change: set[str],
     say: Callable[[str], None],

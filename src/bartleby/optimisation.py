@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterable
 from typing import Protocol
 
 import torch
@@ -41,8 +42,71 @@ class Timer:
         return True
 
 
+class MuonAdamW:
+    """Muon for the matrices between layers, AdamW for all else (embeddings, readout, biases, norms).
+
+    weight_decay: of the matrices; the rest decays by 0.01.
+
+    Muon (Jordan et al. 2024) makes the update of a matrix orthogonal, so that all its directions learn at the same
+    pace. Its updates are scaled to the size of AdamW's (Liu et al. 2025, arXiv:2502.16982), hence one learning rate.
+    States are numbered across both, as in one optimiser.
+    """
+
+    def __init__(
+        self,
+        matrices: Iterable[torch.nn.Parameter],
+        others: Iterable[torch.nn.Parameter],
+        *,
+        lr: float,
+        weight_decay: float,
+    ):
+        self.parts = (
+            torch.optim.Muon(
+                matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
+            ),
+            torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True),
+        )
+
+    @property
+    def param_groups(self) -> list[dict]:
+        return [group for part in self.parts for group in part.param_groups]
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        for part in self.parts:
+            part.zero_grad(set_to_none)
+
+    def step(self) -> None:
+        for part in self.parts:
+            part.step()
+
+    def state_dict(self) -> dict:
+        state, first = {}, 0
+        for part in self.parts:
+            own = part.state_dict()["state"]
+            state |= {first + index: moments for index, moments in own.items()}
+            first += _count(part)
+        return {"state": state, "param_groups": []}
+
+    def load_state_dict(self, saved: dict) -> None:
+        first = 0
+        for part in self.parts:
+            mine = range(first, first + _count(part))
+            state = {i - first: moments for i, moments in saved["state"].items() if i in mine}
+            part.load_state_dict(
+                {"state": state, "param_groups": part.state_dict()["param_groups"]}
+            )
+            first += _count(part)
+
+
+AnyOptimizer = torch.optim.Optimizer | MuonAdamW
+
+
+def _count(optimizer: torch.optim.Optimizer) -> int:
+    return sum(len(group["params"]) for group in optimizer.param_groups)
+
+
 def optimise(
-    optimizer: torch.optim.Optimizer, loss: torch.Tensor, *, rate: float, clip: float, step: int
+    optimizer: AnyOptimizer, loss: torch.Tensor, *, rate: float, clip: float, step: int
 ) -> None:
     """Step `step`, the first is 0, at this learning rate, gradients clipped to a norm of `clip`.
 

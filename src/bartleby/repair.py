@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,17 +28,22 @@ from bartleby.denoising import Corruption, DenoisingBatches, denoising_loss
 from bartleby.errors import UserError
 from bartleby.given import FREE
 from bartleby.messages import say
-from bartleby.objective import predicted_x0, sample_noise, stratified_timesteps
-from bartleby.optimisation import Timer, learning_rate, optimise
+from bartleby.objective import (
+    predicted_x0,
+    sample_generator,
+    sample_noise,
+    stratified_timesteps,
+)
+from bartleby.optimisation import MuonAdamW, Timer, learning_rate, optimise
 from bartleby.precision import autocast
 from bartleby.pretrain import token_sequences
 from bartleby.reading import reading_loss
 from bartleby.train_run import Setup
 from bartleby.training import batch_candidates
-from bartleby.writing_decoder import decoder_weights, deepen, untie_readout
+from bartleby.writing_decoder import READOUT, decoder_weights, deepen, untie_readout
 
 # What randomness is for.
-KIND, READ, COPY, CORRUPTION, TIMES, NOISE, COINS, GIVEN, CANDIDATES = range(9)
+KIND, READ, COPY, CORRUPTION, TIMES, NOISE, COINS, GIVEN, CANDIDATES, DROPOUT = range(10)
 MAY_CHANGE = {"steps", "decay_share", "checkpoint_minutes"}  # when a run is resumed
 
 
@@ -47,7 +53,8 @@ class RepairConfig:
 
     conditioned: share of the passages of which a part is given, if the denoiser was trained so.  copies: share of
     the steps that read latents as in pretraining.  layers: the decoder's from then on, 0 for as many as it has.
-    own_readout: whether it stops sharing the one that is the encoder's token embeddings.
+    own_readout: whether it stops sharing the one that is the encoder's token embeddings.  dropout: share of what a
+    decoder's layer adds that is left out at random.
     """
 
     steps: int = 1200
@@ -57,6 +64,8 @@ class RepairConfig:
     learning_rate: float = 1e-3
     warmup_steps: int = 50
     decay_share: float = 0.5
+    weight_decay: float = 0.1
+    dropout: float = 0.1
     gradient_clip: float = 1.0
     quietest: float = 0.3
     noisiest: float = 0.8
@@ -68,7 +77,7 @@ class RepairConfig:
     def __post_init__(self):
         if self.steps < 1 or self.tokens_per_batch < 1:
             raise UserError("steps and tokens_per_batch must be at least 1")
-        for name in ("quietest", "noisiest", "conditioned", "copies"):
+        for name in ("quietest", "noisiest", "conditioned", "copies", "dropout"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be between 0 and 1")
         if self.quietest >= self.noisiest:
@@ -106,9 +115,11 @@ def repair(
         deepen(bart, config.layers)
     if config.own_readout:
         untie_readout(bart)
-    trained = _only_decoder(bart)
-    optimizer = torch.optim.AdamW(
-        trained, lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True
+    weights = _only_decoder(bart)
+    matrices = [w for name, w in weights.items() if w.ndim == 2 and name != READOUT]
+    others = [w for name, w in weights.items() if w.ndim != 2 or name == READOUT]
+    optimizer = MuonAdamW(
+        matrices, others, lr=config.learning_rate, weight_decay=config.weight_decay
     )
     settings = {
         **dataclasses.asdict(config),
@@ -137,7 +148,8 @@ def repair(
     for index in range(step, config.steps):
         rate = learning_rate(config, index, steps=config.steps)
         _, rows = next(batches[kinds[index]])
-        with autocast(bart.device, setup.autoencoder.dtype):
+        dropout = _dropout(bart, config.dropout, seed=(config.seed, DROPOUT, index))
+        with autocast(bart.device, setup.autoencoder.dtype), dropout:
             if kinds[index] == "copy":
                 chosen = [sequences[row] for row in rows]
                 batch = corrupted.make(chosen, seed=(config.seed, CORRUPTION, index))
@@ -212,14 +224,33 @@ def _known(config: RepairConfig, setup: Setup, indices, step: int, mask) -> torc
     return known.to(mask.device)
 
 
-def _only_decoder(bart: BartForConditionalGeneration) -> list[torch.nn.Parameter]:
-    """Lets only what is the decoder's own learn."""
-    # No dropout, which would draw from a generator that no checkpoint holds.
+def _only_decoder(bart: BartForConditionalGeneration) -> dict[str, torch.nn.Parameter]:
+    """Lets only what is the decoder's own learn; by name."""
     bart.eval().requires_grad_(False)
-    trained = list(decoder_weights(bart).values())
-    for weight in trained:
+    weights = decoder_weights(bart)
+    for weight in weights.values():
         weight.requires_grad_(True)
-    return trained
+    return weights
+
+
+@contextmanager
+def _dropout(
+    bart: BartForConditionalGeneration, share: float, *, seed: tuple[int, ...]
+) -> Iterator[None]:
+    """Within, the decoder's layers drop this share of what each of their parts adds, the same one for the same seed.
+
+    The network's own settings would draw from a generator that no checkpoint holds.
+    """
+    device = bart.device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(sample_generator(seed).initial_seed())
+        for layer in bart.model.decoder.layers:
+            layer.dropout, layer.activation_dropout, layer.training = share, 0.0, share > 0
+        try:
+            yield
+        finally:
+            for layer in bart.model.decoder.layers:
+                layer.training = False
 
 
 def _is_copy(config: RepairConfig, index: int) -> bool:
