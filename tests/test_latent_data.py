@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 from conftest import TEXTS
 
+from bartleby.checkpoints import alone
 from bartleby.errors import UserError
 from bartleby.latent_data import LatentData, content_digest, open_latents
 from bartleby.token_statistics import token_statistics
@@ -85,7 +88,21 @@ def test_an_interrupted_cache_leaves_nothing(autoencoder, tmp_path, said):
 
     with pytest.raises(KeyboardInterrupt):
         opened(autoencoder, tmp_path, said, track=stop)
-    assert list(tmp_path.iterdir()) == []
+    assert [path for path in tmp_path.iterdir() if path.suffix != ".lock"] == []
+
+
+def test_a_cache_that_another_process_makes_is_waited_for(autoencoder, tmp_path, said):
+    made = opened(autoencoder, tmp_path, said).cache.parent
+    with ThreadPoolExecutor() as pool:
+        with alone(made.with_suffix(".lock"), say=said.append):
+            hidden = made.rename(made.with_name("hidden"))  # as if another were at work on it
+            waiting = pool.submit(opened, autoencoder, tmp_path, said)
+            while not any("waiting for it" in message for message in said):
+                assert not waiting.done()
+                time.sleep(0.01)
+            hidden.rename(made)
+        assert len(waiting.result()) > len(SOME)
+    assert "from the cache" in said[-1]
 
 
 @pytest.mark.parametrize("limit_gb", [1.0, 0.0])

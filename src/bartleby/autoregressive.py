@@ -50,10 +50,11 @@ def train_autoregressive(
     texts: list[str],
     out: Path,
     *,
+    device: torch.device | str = "cpu",
     say: Callable[[str], None] = say,
 ) -> Iterator[tuple[int, float | None, GPT2LMHeadModel]]:
     """Yields (step, nats a token, model) after every step; resumes from `out`. The loss of an ended run is None."""
-    model = new_model(config, tokenizer)
+    model = new_model(config, tokenizer).to(device)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), fused=True
     )
@@ -64,7 +65,7 @@ def train_autoregressive(
         return
     sequences = token_sequences(tokenizer, texts, window=config.window)
     lengths = np.array([len(sequence) for sequence in sequences])
-    saves, dtype = Timer(config.checkpoint_minutes), network_dtype("cpu")
+    saves, dtype = Timer(config.checkpoint_minutes), network_dtype(device)
     planned = endless_batches(
         lengths, tokens_per_batch=config.tokens_per_batch, seed=(config.seed,), skip=step
     )
@@ -73,7 +74,8 @@ def train_autoregressive(
             return
         rate = learning_rate(config, step, steps=config.steps)
         ids, mask = pad([sequences[row] for row in indices], tokenizer.pad_token_id)
-        with autocast("cpu", dtype), attention_kernel(ids.shape[1], "cpu"):
+        ids, mask = ids.to(device), mask.to(device)
+        with autocast(device, dtype), attention_kernel(ids.shape[1], device):
             hidden = model.transformer(input_ids=ids, attention_mask=mask).last_hidden_state
             real = mask[:, 1:].bool()
             logits = model.lm_head(hidden[:, :-1][real])
@@ -120,8 +122,8 @@ def write_autoregressive(
     min_p: tokens less likely than this share of the likeliest are left out, as a decoder's may be.
     """
     texts: list[str] = []
-    prompt = torch.full((TEXTS_PER_BATCH, 1), tokenizer.bos_token_id)
-    with torch.random.fork_rng(devices=[]):
+    prompt = torch.full((TEXTS_PER_BATCH, 1), tokenizer.bos_token_id, device=model.device)
+    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
         # Batches are always full, so that `count` changes no text.
         for batch in range(-(-count // TEXTS_PER_BATCH)):
             torch.manual_seed(int(np.random.SeedSequence((seed, batch)).generate_state(1)[0]))

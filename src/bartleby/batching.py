@@ -51,6 +51,11 @@ def cut_by_tokens(
             start = end
 
 
+def tokens_at_once(device: torch.device, *, on_cpu: int) -> int:
+    """How many tokens a network that learns nothing takes together: what a CPU's cache holds, or a GPU's cores want."""
+    return on_cpu if device.type == "cpu" else 16 * on_cpu
+
+
 def pad(
     sequences: Sequence[Sequence[int] | np.ndarray], padding: int
 ) -> tuple[torch.Tensor, torch.Tensor]:

@@ -172,7 +172,10 @@ class Keeper:
 
 
 def _trained(config, pipeline, evaluator, out: Path, say):
-    states = train_autoregressive(config, pipeline.tokenizer, evaluator.training, out, say=say)
+    device = pipeline.bart.device
+    states = train_autoregressive(
+        config, pipeline.tokenizer, evaluator.training, out, device=device, say=say
+    )
     with progress_bar("autoregressive", total=config.steps) as bar:
         for step, loss, trained in states:
             note = "" if loss is None else f" loss {loss:.3f}"

@@ -58,6 +58,7 @@ def noise(
     split: Split = False,
     window: Window = None,
     model: Model = None,
+    device: Device = None,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
@@ -78,7 +79,7 @@ def noise(
     if plot:
         check_plot_path(plot)
     texts = read_texts_given(text if text is not None else PANGRAM, file, column, limit)
-    autoencoder = load_autoencoder(model, window=window)
+    autoencoder = load_autoencoder(model, window=window, device=device)
     texts = autoencoder.split(texts) if split else texts
     settings = DecodeSettings(num_beams=beams)
     restore = None
@@ -127,6 +128,7 @@ def reconstruct(
     split: Split = False,
     window: Window = None,
     model: Model = None,
+    device: Device = None,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
@@ -147,7 +149,7 @@ def reconstruct(
         if source == "-"
         else read_texts_given(None, Path(source), column, limit)
     )
-    autoencoder = load_autoencoder(model, window=window)
+    autoencoder = load_autoencoder(model, window=window, device=device)
     texts = autoencoder.split(texts) if split else texts
     settings = DecodeSettings(num_beams=beams)
     say(f"model {autoencoder.name} · {len(texts):,} texts · decoding {settings}")
@@ -213,7 +215,7 @@ def pretrain(
     save_every: Annotated[float, typer.Option(min=0, help="Minutes between checkpoints.")] = 4.0,
     validate_every: Annotated[int, typer.Option(min=1, help="Steps between validations.")] = 500,
     column: Column = "text",
-    device: Device = "cpu",
+    device: Device = None,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
@@ -241,7 +243,7 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Override a key; may be repeated."),
     ] = None,
-    device: Device = "cpu",
+    device: Device = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Overrides training.seed.")] = None,
     json: Json = False,
 ) -> None:
@@ -300,8 +302,12 @@ def repair(
     copies: Annotated[
         float, typer.Option(help="Share of the steps that read clean latents, as in pretraining.")
     ] = 0.15,
+    dropout: Annotated[
+        float, typer.Option(help="Share of what a decoder's layer adds that is left out at random.")
+    ] = 0.1,
     save_every: Annotated[float, typer.Option(min=0, help="Minutes between checkpoints.")] = 4.0,
     column: Column = "text",
+    device: Device = None,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
@@ -322,10 +328,11 @@ def repair(
         noisiest=noisiest,
         conditioned=conditioned,
         copies=copies,
+        dropout=dropout,
         checkpoint_minutes=save_every,
         seed=seed,
     )
-    run_repair(config, run, out, data=data or [], column=column, as_json=json)
+    run_repair(config, run, out, data=data or [], column=column, device=device, as_json=json)
 
 
 @app.command()
@@ -345,7 +352,7 @@ def compress(
     save_every: Annotated[float, typer.Option(min=0, help="Minutes between checkpoints.")] = 4.0,
     column: Column = "text",
     model: Model = None,
-    device: Device = "cpu",
+    device: Device = None,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
@@ -373,6 +380,7 @@ def compress(
 @app.command()
 def doctor(
     run: Annotated[Path, typer.Argument(help="A run folder of bartleby train.")],
+    device: Device = None,
     json: Json = False,
 ) -> None:
     """Say why a denoiser's run fails, or that it does not, with the number behind each answer."""
@@ -381,7 +389,7 @@ def doctor(
     from bartleby.reports import doctor_report
     from bartleby.train_run import open_run
 
-    setup, denoiser = open_run(run, say=say)
+    setup, denoiser = open_run(run, device=device, say=say)
     doctor_report(diagnose(setup, denoiser, say=say), as_json=json)
 
 
@@ -403,7 +411,7 @@ def study(
     ] = None,
     column: Column = "text",
     model: Model = None,
-    device: Device = "cpu",
+    device: Device = None,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:

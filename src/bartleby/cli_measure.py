@@ -39,7 +39,7 @@ def evaluate(
     embedder: Embedder = None,
     limit: Annotated[int | None, typer.Option(min=2, help="Use N texts of each set.")] = None,
     column: Column = "text",
-    device: Device = "cpu",
+    device: Device = None,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
@@ -106,7 +106,7 @@ def benchmark(
     model: Generator = None,
     bart: Bart = None,
     column: Column = "text",
-    device: Device = "cpu",
+    device: Device = None,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
@@ -191,7 +191,7 @@ def benchmark_edits(
     model: Generator = None,
     bart: Bart = None,
     column: Column = "text",
-    device: Device = "cpu",
+    device: Device = None,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
@@ -248,6 +248,7 @@ def fit_schedule(
     column: Column = "text",
     window: Window = None,
     model: Model = None,
+    device: Device = None,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
@@ -268,7 +269,7 @@ def fit_schedule(
         "data": {"source": data, "column": column, "limit": limit},
         "autoencoder": {"model": model or "nano", "window": window or 0},
     }
-    setup = open_setup(config_from_dict(tables), say=say)
+    setup = open_setup(config_from_dict(tables), device=device, say=say)
     latents, token_ids = validation_sample(setup.validation, texts)
     say(f"model {model or 'nano'} · {len(token_ids):,} held-out texts · seed {seed}")
     curve = measure_readability(
@@ -294,7 +295,7 @@ def _evaluator(
     column: str,
     judge: str | None,
     embedder: str | None,
-    device: str,
+    device: str | None,
 ) -> Evaluator:
     from bartleby.console import say
     from bartleby.corpus import read_texts

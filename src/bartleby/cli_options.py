@@ -89,7 +89,7 @@ Split = Annotated[
     bool, typer.Option("--split", help="Cut long texts into passages instead of truncating them.")
 ]
 Column = Annotated[str, typer.Option(help="Field of .jsonl or column of .csv that holds the text.")]
-Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+Device = Annotated[str | None, typer.Option(help="cpu or cuda. Default: cuda where there is one.")]
 Beams = Annotated[int, typer.Option(min=1, max=64, help="Beams of the decoder; 1 is greedy.")]
 
 

@@ -29,7 +29,7 @@ def run_compression(
     *,
     model: str | None = None,
     column: str = "text",
-    device: str = "cpu",
+    device: str | None = None,
     as_json: bool = False,
 ) -> None:
     """Trains a compressor on `model`'s latents; leaves the BART with it in `out/model`."""

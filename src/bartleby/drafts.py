@@ -11,7 +11,7 @@ import torch
 from diffusers import DDPMScheduler, ModelMixin
 
 from bartleby.autoencoder import Autoencoder, DecodeSettings, Latents
-from bartleby.batching import cut_by_tokens, round_up
+from bartleby.batching import cut_by_tokens, round_up, tokens_at_once
 from bartleby.given import FREE, GivenText
 from bartleby.ranking import prior_nats
 from bartleby.sampling import (
@@ -24,7 +24,7 @@ from bartleby.sampling import (
 from bartleby.schedules import alpha_bar_at
 from bartleby.tokenization import content_ids
 
-TOKENS_PER_BATCH = 1024  # positions denoised together; more gains nothing on two cores
+TOKENS_PER_BATCH = 1024  # positions that a CPU denoises together; more gains nothing on two cores
 LENGTH, NOISE, DECODE, CANDIDATE, RANK = range(5)  # what randomness is for
 Callback = Callable[[SamplingStep, list[int]], None]
 
@@ -108,13 +108,14 @@ class Writer:
         """Drafts of similar length together; of equal padded length for a UNet, which sees its padding."""
         multiple = self.denoiser.length_multiple
         order = np.argsort(lengths, kind="stable")
+        together = tokens_at_once(self.denoiser.device, on_cpu=TOKENS_PER_BATCH)
         if multiple == 1:
-            yield from cut_by_tokens(order, lengths, TOKENS_PER_BATCH)
+            yield from cut_by_tokens(order, lengths, together)
             return
         padded = -(-lengths // multiple)
         for size in np.unique(padded):
             same = order[padded[order] == size]
-            yield from cut_by_tokens(same, lengths, TOKENS_PER_BATCH)
+            yield from cut_by_tokens(same, lengths, together)
 
     def _denoise(self, drafts, strength, numbers, callback):
         """Latents of one batch; all of its drafts have something given, or none, and a start, or none."""

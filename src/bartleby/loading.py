@@ -16,7 +16,7 @@ from bartleby.autoencoder import Autoencoder, read_statistics
 from bartleby.checkpoints import realigned
 from bartleby.compressor import Compressor
 from bartleby.errors import UserError, first_line
-from bartleby.precision import network_dtype
+from bartleby.precision import chosen_device, network_dtype
 
 BUNDLED = "nano"
 DEFAULT_WINDOW = 128
@@ -57,7 +57,7 @@ def load_autoencoder(
         )
     # A hub model's own generation defaults (beams, n-gram bans) would slip into every decode.
     bart.generation_config = GenerationConfig()
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = chosen_device(device)
     compressor = _load_compressor(folder / COMPRESSOR, config.d_model)
     positions, beside, channels = config.max_position_embeddings, folder, config.d_model
     if compressor is not None:

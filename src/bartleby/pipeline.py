@@ -32,7 +32,7 @@ from bartleby.latent_data import LENGTHS_FILE
 from bartleby.loading import BUNDLED, COMPRESSOR, check_weights, load_autoencoder, model_folder
 from bartleby.messages import say
 from bartleby.planning import Planner
-from bartleby.precision import check_device, network_dtype
+from bartleby.precision import chosen_device, network_dtype
 from bartleby.sampling import SamplerSettings
 from bartleby.tokenization import decode_ids
 from bartleby.writing_decoder import load_decoder
@@ -60,7 +60,6 @@ class TextDiffusionPipeline(DiffusionPipeline):
     decoder_temperature, unless given.
     """
 
-    model_cpu_offload_seq = "bart->denoiser"
     _optional_components: ClassVar[list[str]] = [COMPRESSOR]
 
     def __init__(
@@ -374,14 +373,14 @@ def load_pipeline(
     bart: for a run, another BART than it was trained on, say one with a repaired decoder.
     """
     model = model_folder(None) / GENERATOR if model in (None, BUNDLED) else model
-    check_device(device)
+    device = chosen_device(device)
     run = Path(model).expanduser()
     if any((run / name).exists() for name in ("training.json", "checkpoints")):
         return TextDiffusionPipeline.from_run(run, model=bart, device=device)
     if bart is not None:
         raise UserError(f"'{model}' is no run of bartleby train, so it has its own BART")
     pipeline = TextDiffusionPipeline.from_pretrained(model)
-    return pipeline.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return pipeline.to(device)
 
 
 def _seeds(seed: int, index: int, settings: SamplerSettings) -> list[tuple[int, ...]]:

@@ -1,7 +1,8 @@
-"""Which number format networks run in on this device."""
+"""Which device networks run on, and in which number format."""
 
 from __future__ import annotations
 
+import os
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -12,14 +13,21 @@ from bartleby.errors import UserError
 SHORT_TEXT = 128  # tokens
 
 
-def check_device(device: str | None) -> None:
-    """UserError for a device that torch does not know or this machine does not have; None is always fine."""
+def chosen_device(device: str | torch.device | None = None) -> torch.device:
+    """The device that is named; without a name cuda where there is one, unless `accelerate launch --cpu` was said.
+
+    Raises UserError for a device that torch does not know or this machine does not have.
+    """
+    if device is None:
+        cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+        return torch.device("cuda" if torch.cuda.is_available() and not cpu else "cpu")
     try:
-        kind = torch.device(device or "cpu").type
+        chosen = torch.device(device)
     except RuntimeError:
         raise UserError(f"device is '{device}'; say cpu or cuda") from None
-    if kind == "cuda" and not torch.cuda.is_available():
+    if chosen.type == "cuda" and not torch.cuda.is_available():
         raise UserError("device is cuda, but this machine has no CUDA device; use --device cpu")
+    return chosen
 
 
 def network_dtype(device: torch.device | str = "cpu") -> torch.dtype:

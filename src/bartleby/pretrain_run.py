@@ -14,7 +14,7 @@ from bartleby.corpus import load_corpus, merge
 from bartleby.errors import UserError
 from bartleby.evaluation.infilling import measure_infilling
 from bartleby.evaluation.reconstruction import reconstruct, summarise
-from bartleby.precision import check_device, network_dtype
+from bartleby.precision import chosen_device, network_dtype
 from bartleby.pretrain import PRESETS, PretrainConfig, Progress, pretrain
 from bartleby.run_log import LOG_EVERY, RunLog
 from bartleby.tokenization import passages
@@ -40,12 +40,12 @@ def run_pretraining(
     out: Path,
     *,
     column: str = "text",
-    device: str = "cpu",
+    device: str | None = None,
     validate_every: int = 500,
     as_json: bool = False,
 ) -> None:
     """Trains, validates as it goes, and leaves an ordinary Hugging Face folder in `out/model`."""
-    check_device(device)
+    device = chosen_device(device)
     made_folder(out / "checkpoints")
     corpus = merge(load_corpus(source, column=column) for source in data)
     for note in corpus.notes:
@@ -103,11 +103,9 @@ def finish(
     out: Path,
 ) -> dict:
     """Measures the trained BART as it will be stored and writes `out/model`; returns the record saved with it."""
-    bart = (
-        last.bart.cpu().to(getattr(torch, config.store)).float().eval()
-    )  # as it will be after loading
+    bart = last.bart.to(getattr(torch, config.store)).float().eval()  # as it will be after loading
     autoencoder = Autoencoder(
-        bart, last.tokenizer, config.window, name=str(out), dtype=network_dtype("cpu")
+        bart, last.tokenizer, config.window, name=str(out), dtype=network_dtype(bart.device)
     )
     sample = list(passages(last.tokenizer, spread(train, STATISTICS_TEXTS), window=config.window))
     statistics = fit_latent_statistics(

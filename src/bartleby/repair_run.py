@@ -33,6 +33,7 @@ def run_repair(
     data: list[str],
     column: str = "text",
     store: str = "bfloat16",
+    device: str | None = None,
     as_json: bool = False,
 ) -> None:
     """Trains the decoder of the BART that `run` was trained on; leaves the whole BART in `out/model`.
@@ -41,7 +42,7 @@ def run_repair(
 
     data: texts for the steps that read clean latents, as in pretraining; without any, the run's own.
     """
-    setup, denoiser = open_run(run, say=say)
+    setup, denoiser = open_run(run, device=device, say=say)
     if setup.autoencoder.compressor is not None:
         raise UserError(f"'{run}' works on compressed latents; only BART's own can be repaired")
     load_decoder(setup.autoencoder.bart, run)

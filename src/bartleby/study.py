@@ -165,7 +165,7 @@ def run_study(
     out: Path,
     *,
     only: list[str] | None = None,
-    device: str = "cpu",
+    device: str | None = None,
     say: Callable[[str], None] = say,
 ) -> list[dict]:
     """Every row's result, baselines first; rows that `out` already holds are not run again.

@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from bartleby.checkpoints import load_tensors
+from bartleby.checkpoints import alone, load_tensors
 from bartleby.denoisers.posteriors import TokenMixture
 from bartleby.errors import UserError
 from bartleby.latent_data import LatentData
+from bartleby.messages import say
 
 FILE = "token_statistics.safetensors"
 PASSAGES_PER_CHUNK = 512
@@ -63,14 +64,16 @@ def token_statistics(data: LatentData) -> TokenStatistics:
             "and no token-transformer; use denoiser.name = 'transformer'"
         )
     path = data.cache.with_name(FILE) if data.cache else None
-    if path and path.exists():
-        tables = load_tensors(path)
-    else:
+    if path is None:
         tables = _measure(data)
-        if path:
-            temporary = path.with_name(f".{FILE}.partial")
-            save_file(tables, temporary)
-            temporary.replace(path)
+    else:
+        if not path.exists():
+            with alone(path.with_suffix(".lock"), say=say):
+                if not path.exists():  # another process may have made it
+                    temporary = path.with_name(f".{FILE}.partial")
+                    save_file(_measure(data), temporary)
+                    temporary.replace(path)
+        tables = load_tensors(path)
     return _normalised(TokenStatistics(**tables), data)
 
 
@@ -105,7 +108,8 @@ def _measure(data: LatentData) -> dict[str, torch.Tensor]:
         rest = latents - position_means[positions].float()
         totals.index_add_(0, tokens, rest.double())
         counts += torch.bincount(tokens, minlength=vocabulary)
-        products += (rest.T @ rest).double()
+        rest = rest.to(data.autoencoder.device)  # a GPU has this product at once
+        products += (rest.T @ rest).cpu().double()
     token_means = totals / (counts + SHRINKAGE)[:, None]
     # Sum of (rest - mean)(rest - mean)' over all latents, each with its token's mean.
     crossed = token_means.T @ totals

@@ -226,7 +226,7 @@ def run_training(
     config: TrainConfig,
     out: Path,
     *,
-    device: str = "cpu",
+    device: str | None = None,
     say: Callable[[str], None] = say,
     prepared: tuple[Setup, ModelMixin] | None = None,
 ) -> dict:
@@ -247,7 +247,7 @@ def run_training(
         say(
             f"'{out}' has already run its {steps:,} steps; to go on, raise training.steps or epochs"
         )
-        return record
+        return record if accelerator.is_main_process else {}
     if accelerator.is_main_process:
         _start(out, config)
     accelerator.wait_for_everyone()
@@ -371,12 +371,17 @@ class Observer:
 
 
 def open_run(
-    run: Path, *, say: Callable[[str], None] = say, like: Setup | None = None
+    run: Path,
+    *,
+    device: str | None = None,
+    say: Callable[[str], None] = say,
+    like: Setup | None = None,
 ) -> tuple[Setup, ModelMixin]:
     """A run's setup and its averaged denoiser: the finished one, or the newest checkpoint's."""
     if not (run / "config.json").exists():
         raise UserError(f"'{run}' is no training run: config.json is missing")
-    setup = open_setup(config_from_dict(read_json(run / "config.json")), say=say, like=like)
+    config = config_from_dict(read_json(run / "config.json"))
+    setup = open_setup(config, device=device, say=say, like=like)
     if (run / "denoiser").exists():
         return setup, load_denoiser(run / "denoiser").to(setup.autoencoder.device)
     for folder in sorted((run / "checkpoints").glob("step-*"), reverse=True):

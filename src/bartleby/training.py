@@ -10,12 +10,17 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
+from accelerate import (
+    Accelerator,
+    DistributedDataParallelKwargs,
+    InitProcessGroupKwargs,
+)
 from diffusers import DDPMScheduler, ModelMixin
 from diffusers.training_utils import EMAModel
 from safetensors.torch import save_file
@@ -49,6 +54,7 @@ from bartleby.objective import (
     training_target,
 )
 from bartleby.optimisation import Timer, learning_rate
+from bartleby.precision import chosen_device, network_dtype
 from bartleby.reading import IGNORED
 
 # Settings that may differ when a run is resumed: how long it goes on, and what it reports.
@@ -116,13 +122,22 @@ def check_same_run(config: TrainConfig, saved: dict, run: Path) -> None:
     check_same_settings(_flat(config_to_dict(config)), _flat(saved), MAY_CHANGE, run)
 
 
-def make_accelerator(device: str = "cpu") -> Accelerator:
+def make_accelerator(device: str | torch.device | None = None) -> Accelerator:
     """accelerate for this device and every process that `accelerate launch` started; bf16 where it is fast."""
-    from bartleby.precision import check_device, network_dtype
-
-    check_device(device)
+    device = chosen_device(device)
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)  # or accelerate would take the first
     fast = network_dtype(device) == torch.bfloat16
-    return Accelerator(mixed_precision="bf16" if fast else "no", cpu=device == "cpu")
+    return Accelerator(
+        mixed_precision="bf16" if fast else "no",
+        cpu=device.type == "cpu",
+        kwargs_handlers=[
+            # One process may encode a large corpus for hours while the others wait.
+            InitProcessGroupKwargs(timeout=timedelta(days=2)),
+            # Buffers are tables that never change; sent anew with every step they would be its largest part.
+            DistributedDataParallelKwargs(broadcast_buffers=False),
+        ],
+    )
 
 
 def total_steps(config: TrainConfig, data: LatentData) -> int:
@@ -183,7 +198,11 @@ def train(
             group["lr"] = rate
         with accelerator.autocast():
             loss = denoising_loss(config, network, scheduler, batch)
-        mean_loss = float(accelerator.reduce(loss.detach(), reduction="mean"))
+        # Whether to save is the main process's word: clocks differ, and all must come to the barrier or none.
+        due = float(accelerator.is_main_process and saves.due())
+        told = torch.stack([loss.detach(), torch.tensor(due, device=loss.device)])
+        told = accelerator.reduce(told, reduction="mean")
+        mean_loss, save = float(told[0]), step + 1 == steps or float(told[1]) > 0
         if not math.isfinite(mean_loss):
             raise UserError(
                 f"the loss is {mean_loss} at step {step + 1}; the last good checkpoint is kept. "
@@ -197,7 +216,7 @@ def train(
         step, passages = step + 1, passages + len(indices)
         tokens += int(data.lengths[indices].sum())
         saved = None
-        if step == steps or saves.due():
+        if save:
             if accelerator.is_main_process:
                 counts = {"step": step, "passages": passages, "tokens": tokens}
                 saved = _save(config, run, denoiser, optimizer, ema, counts)
@@ -313,6 +332,7 @@ def denoising_loss(
 
 def _first_estimate(network, scheduler, xt, batch: Batch, conditions: dict) -> torch.Tensor:
     """The network's own estimate of x0 where `batch.conditioned`, zeros elsewhere; nothing is learned here."""
+    network = getattr(network, "module", network)  # not every process need come here
     previous, rows = torch.zeros_like(xt), batch.conditioned.nonzero()[:, 0]
     if len(rows) == 0:
         return previous

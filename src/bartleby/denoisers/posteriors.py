@@ -17,6 +17,7 @@ from bartleby.denoisers.candidates import Candidates
 
 SMALLEST_VARIANCE = 1e-4  # a component that never varies must not be divided by
 IMPOSSIBLE = -1e4  # logit of every other token where one is known
+POSITIONS = 8192  # inferred together at most
 
 
 @dataclass(frozen=True)
@@ -172,9 +173,8 @@ class TokenMixture(nn.Module):
             logits[given, candidates.places(tokens) if candidates else tokens] = 0.0
         return Evidence(z, logits, means, signal, precision, mask)
 
-    def explain(self, evidence: Evidence, probabilities: torch.Tensor) -> torch.Tensor:
-        """Posterior mean [n, C] along the axes, about the position's mean, given each token's probabilities."""
-        token = probabilities @ evidence.token_means
+    def explain(self, evidence: Evidence, token: torch.Tensor) -> torch.Tensor:
+        """Posterior mean [n, C] along the axes, about the position's mean, given the expected token mean [n, C]."""
         gain = evidence.signal * self.eigenvalues * evidence.precision
         return token + gain * (evidence.z - evidence.signal * token)
 
@@ -187,21 +187,25 @@ class TokenMixture(nn.Module):
         self, sample: torch.Tensor, timesteps: torch.Tensor, mask: torch.Tensor | None = None
     ) -> Posterior:
         """The posterior given x_t [B, C, L] at timesteps [B]; work is only done at real tokens."""
+        if mask is None:
+            mask = torch.ones_like(sample[:, 0], dtype=torch.bool)
+        # Probabilities of a whole vocabulary at every token: some texts at a time, or they fill a GPU.
+        texts = torch.arange(len(sample)).split(max(1, POSITIONS // sample.shape[2]))
         with torch.autocast(sample.device.type, enabled=False):
-            seen = self.observe(sample, timesteps, mask)
-            probabilities = seen.logits.softmax(dim=1)
-            mean = self.explain(seen, probabilities)
-            token = probabilities @ self.token_means
-            spread = (probabilities @ self.token_means.square() - token.square()).clamp_min(0)
-            gain = seen.signal * self.eigenvalues * seen.precision
-            variance = self.eigenvalues * (1 - seen.signal.square()) * seen.precision
-            variance = variance + (1 - seen.signal * gain).square() * spread
-            inputs = torch.cat([seen.z * seen.precision.sqrt(), mean], dim=1)
-            return Posterior(
-                inputs=placed(inputs, seen.mask),
-                mean=placed(mean, seen.mask),
-                deviation=placed(variance.sqrt(), seen.mask),
-            )
+            parts = [self._infer(sample[own], timesteps[own], mask[own]) for own in texts]
+        return Posterior(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
+
+    def _infer(self, sample, timesteps, mask) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        seen = self.observe(sample, timesteps, mask)
+        probabilities = seen.logits.softmax(dim=1)
+        token = probabilities @ self.token_means
+        mean = self.explain(seen, token)
+        spread = (probabilities @ self.token_means.square() - token.square()).clamp_min(0)
+        gain = seen.signal * self.eigenvalues * seen.precision
+        variance = self.eigenvalues * (1 - seen.signal.square()) * seen.precision
+        variance = variance + (1 - seen.signal * gain).square() * spread
+        inputs = torch.cat([seen.z * seen.precision.sqrt(), mean], dim=1)
+        return tuple(placed(part, seen.mask) for part in (inputs, mean, variance.sqrt()))
 
     def _positions(self, length: int) -> torch.Tensor:
         known = len(self.position_means)

@@ -116,5 +116,5 @@ class TokenTransformer(ModelMixin, ConfigMixin):
 
     def _expected_latents(self, seen: Evidence, logits: torch.Tensor) -> torch.Tensor:
         with torch.autocast(logits.device.type, enabled=False):
-            mean = self.posterior.explain(seen, logits.softmax(dim=1))
+            mean = self.posterior.explain(seen, logits.softmax(dim=1) @ seen.token_means)
             return at_real_tokens(self.posterior.latents(mean, seen.mask), seen.mask)

@@ -20,12 +20,12 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from bartleby.batching import cut_by_tokens, pad
+from bartleby.batching import cut_by_tokens, pad, tokens_at_once
 from bartleby.errors import UserError, first_line
 from bartleby.messages import say
-from bartleby.precision import check_device
+from bartleby.precision import chosen_device
 
-TOKENS_PER_BATCH = 1024
+TOKENS_PER_BATCH = 1024  # that a CPU reads together
 LONGEST = 1024  # tokens of a text that are read
 
 
@@ -71,7 +71,9 @@ class LanguageModelJudge:
         nats = np.zeros(len(texts))
         features = np.zeros((len(texts), self.model.config.hidden_size), np.float32)
         order = np.argsort(lengths, kind="stable")
-        for rows in cut_by_tokens(order, lengths, TOKENS_PER_BATCH):
+        for rows in cut_by_tokens(
+            order, lengths, tokens_at_once(self.model.device, on_cpu=TOKENS_PER_BATCH)
+        ):
             ids, mask = pad([sequences[row] for row in rows], start)
             ids, mask = ids.to(self.model.device), mask.to(self.model.device)
             output = self.model(input_ids=ids, attention_mask=mask, output_hidden_states=True)
@@ -111,12 +113,12 @@ class Embedder:
         return features
 
 
-def load_language_model(name: str, *, device: str = "cpu") -> LanguageModelJudge:
+def load_language_model(name: str, *, device: str | None = None) -> LanguageModelJudge:
     """A causal language model by folder, hub name or .gguf file; UserError if it cannot be loaded."""
     return LanguageModelJudge(name, *_load(AutoModelForCausalLM, name, device))
 
 
-def load_embedder(name: str, *, device: str = "cpu") -> Embedder:
+def load_embedder(name: str, *, device: str | None = None) -> Embedder:
     """An encoder, or a decoder such as gpt2, by folder or hub name; UserError if it cannot be loaded."""
     model, tokenizer = _load(AutoModel, name, device)
     if tokenizer.pad_token is None:
@@ -124,8 +126,8 @@ def load_embedder(name: str, *, device: str = "cpu") -> Embedder:
     return Embedder(name, model, tokenizer)
 
 
-def _load(kind, name: str, device: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    check_device(device)
+def _load(kind, name: str, device: str | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    device = chosen_device(device)
     path = Path(name).expanduser()
     place, options = name, {}
     if path.suffix == ".gguf":
