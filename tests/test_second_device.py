@@ -43,7 +43,6 @@ with SecondDevice():
     bartleby("repair", out / "run", "--out", out / "repaired", "--steps", 3, "--layers", 3, "--own-readout")
     bartleby("train", out / "mixture.toml", "--out", out / "mixture")
     bartleby("doctor", out / "run")
-    bartleby("fit-schedule", *data, "--model", out / "bart/model", "--texts", 4)
     bartleby("reconstruct", out / "texts.txt", "--model", out / "bart/model", "--limit", 8)
     bartleby("noise", "Tom saw the sea?", "--model", out / "bart/model", "--denoiser", out / "mixture")
     model = ("--model", out / "run", "--steps", 4)

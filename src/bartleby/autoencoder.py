@@ -341,7 +341,8 @@ class Autoencoder:
         lengths = latents.mask.sum(dim=1).cpu().numpy()
         texts = [""] * len(lengths)
         seeds = seeds or [(0, index) for index in range(len(lengths))]
-        for indices in cut_by_tokens(np.argsort(lengths, kind="stable"), lengths, TOKENS_PER_BATCH):
+        together = tokens_at_once(self.device, on_cpu=TOKENS_PER_BATCH)
+        for indices in cut_by_tokens(np.argsort(lengths, kind="stable"), lengths, together):
             length = lengths[indices].max()
             batch = Latents(latents.values[indices, :, :length], latents.mask[indices, :length])
             own = [seeds[index] for index in indices]
