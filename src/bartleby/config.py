@@ -46,8 +46,9 @@ class AutoencoderTable:
 class DenoiserTable:
     """[denoiser]: which network."""
 
-    # transformer, token-transformer, simple-unet, diffusers-unet or text-unet
+    # transformer, token-transformer, simple-unet, diffusers-unet, text-unet, or module:Class of a Denoiser of yours
     name: str = "transformer"
+    options: dict = field(default_factory=dict)  # what the __init__ of yours takes besides channels
     size: str = "small"  # of a transformer: tiny, nano, small or base
     widths: list[int] = field(default_factory=list)  # of a UNet; empty is as published
     channels: int = 0  # the latents' channels, if you want them checked; 0 is the BART's
@@ -247,7 +248,13 @@ def _typed(key: str, value: Any, kind: Any) -> Any:
             return value
     elif type(value) is kind:
         return value
-    wanted = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+    wanted = {
+        str: "text",
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+        dict: "a table",
+    }
     raise UserError(f"{key} is {value!r}; it must be {wanted.get(kind, 'a list of whole numbers')}")
 
 

@@ -26,6 +26,7 @@ from bartleby.autoencoder import (
 from bartleby.checkpoints import read_json, realigned
 from bartleby.compressor import Compressor
 from bartleby.denoisers import TokenTransformer, load_denoiser
+from bartleby.denoisers.build import is_own
 from bartleby.drafts import CANDIDATE, NOISE, Callback, Draft, Writer
 from bartleby.errors import UserError, first_line
 from bartleby.latent_data import LENGTHS_FILE
@@ -113,6 +114,8 @@ class TextDiffusionPipeline(DiffusionPipeline):
                 raise UserError(f"'{folder}' is no complete pipeline: {part} is missing")
         for weights in (folder / "bart", folder / "denoiser", folder / COMPRESSOR):
             check_weights(weights)
+        if "denoiser" not in options and is_own(folder / "denoiser"):
+            options["denoiser"] = load_denoiser(folder / "denoiser")
         try:
             pipeline = super().from_pretrained(
                 folder, **options, dtype=torch.float32, use_safetensors=True

@@ -131,6 +131,7 @@ def _new_denoiser(config: TrainConfig, autoencoder: Autoencoder) -> ModelMixin:
         self_conditioning=config.denoiser.self_conditioning,
         precondition=config.denoiser.precondition,
         vocabulary=len(autoencoder.tokenizer),
+        own_options=config.denoiser.options,
         seed=config.training.seed,
     )
 

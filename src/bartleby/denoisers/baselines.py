@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 import torch
-from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 
-from bartleby.denoisers.contract import DenoiserOutput, at_real_tokens, batch_timesteps
+from bartleby.denoisers.contract import Denoiser, DenoiserOutput, at_real_tokens, batch_timesteps
 from bartleby.denoisers.posteriors import TokenMixture, WienerFilter
 
 
-class IdentityDenoiser(ModelMixin, ConfigMixin):
+class IdentityDenoiser(Denoiser):
     """Returns its input as the noise: a noise-predicting network that has learned nothing.
 
     Closed form of its noise cosine, for latents of unit variance: sqrt(1 - alpha_bar).
     """
 
-    length_multiple = 1
     target = "noise"
 
     @register_to_config
     def __init__(self, channels: int = 256):
         super().__init__()
-
-    @property
-    def bottleneck(self) -> float:
-        """Every channel gets from input to output."""
-        return self.config.channels
 
     def forward(
         self,
@@ -37,25 +30,19 @@ class IdentityDenoiser(ModelMixin, ConfigMixin):
         return DenoiserOutput(sample=at_real_tokens(sample, mask))
 
 
-class WienerDenoiser(ModelMixin, ConfigMixin):
+class WienerDenoiser(Denoiser):
     """Returns the best linear estimate of x0 from each position alone, the Wiener filter.
 
     Closed form of its noise cosine: sqrt(mean over i of (1-a) / (a lambda_i + 1 - a)), lambda_i the
     eigenvalues of the latents' covariance.
     """
 
-    length_multiple = 1
     target = "x0"
 
     @register_to_config
     def __init__(self, channels: int = 256, timesteps: int = 1000):
         super().__init__()
         self.posterior = WienerFilter(channels, timesteps)
-
-    @property
-    def bottleneck(self) -> float:
-        """Every channel gets from input to output."""
-        return self.config.channels
 
     def forward(
         self,
@@ -67,13 +54,12 @@ class WienerDenoiser(ModelMixin, ConfigMixin):
         return DenoiserOutput(sample=at_real_tokens(self.posterior.estimate(posterior), mask))
 
 
-class MixtureDenoiser(ModelMixin, ConfigMixin):
+class MixtureDenoiser(Denoiser):
     """Returns the posterior mean of x0 where each position's latent is one of its tokens' Gaussians.
 
     What the statistics of single tokens say and a linear filter cannot; nothing of context.
     """
 
-    length_multiple = 1
     target = "x0"
 
     @register_to_config
@@ -86,11 +72,6 @@ class MixtureDenoiser(ModelMixin, ConfigMixin):
     ):
         super().__init__()
         self.posterior = TokenMixture(channels, timesteps, vocabulary, window)
-
-    @property
-    def bottleneck(self) -> float:
-        """Every channel gets from input to output."""
-        return self.config.channels
 
     def forward(
         self,

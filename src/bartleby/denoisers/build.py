@@ -1,9 +1,13 @@
-"""Denoisers by name, new or from a saved folder."""
+"""Denoisers by name, ours or yours, new or from a saved folder."""
 
 from __future__ import annotations
 
 import json
+import os
+import sys
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import ModelMixin
@@ -11,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from bartleby.denoisers.baselines import IdentityDenoiser, MixtureDenoiser, WienerDenoiser
+from bartleby.denoisers.contract import Denoiser
 from bartleby.denoisers.diffusers_unet import DiffusersUNet1D
 from bartleby.denoisers.simple_unet import SimpleUNet1D
 from bartleby.denoisers.text_unet import TextUNet1D
@@ -21,6 +26,7 @@ from bartleby.quantisation import dequantised, quantised
 
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 QUANTISED_FILE = "denoiser.int8.safetensors"
+ORIGIN = "module_and_class"  # in the configuration of a denoiser that is not of Bartleby
 STORES = ("float32", "bfloat16", "int8")
 TRANSFORMERS = ("transformer", "token-transformer")
 DENOISERS = ("simple-unet", "diffusers-unet", "text-unet", *TRANSFORMERS)
@@ -53,19 +59,24 @@ def build_denoiser(
     self_conditioning: bool = False,
     precondition: str = "none",
     vocabulary: int = 0,
+    own_options: dict[str, Any] | None = None,
     seed: int = 0,
 ) -> ModelMixin:
     """A new denoiser for latents of `channels` and at most `window` tokens; the same seed gives the same weights.
 
+    name: one of DENOISERS, or module:Class of a `Denoiser` of yours, whose `__init__` is also given own_options.
     size and self_conditioning belong to the transformers, precondition to the first of them, widths to
     the UNets, vocabulary to the mixture of tokens. Raises UserError for an unknown name or size, for
     options of another denoiser, and for a window that the network cannot halve often enough.
     """
-    _check_options(name, size, widths, self_conditioning, precondition)
+    _check_options(name, size, widths, self_conditioning, precondition, own_options)
     options = {} if widths is None else {"widths": tuple(widths)}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if name in TRANSFORMERS:
+        if ":" in name:
+            conditioned = {"self_conditioning": True} if self_conditioning else {}
+            denoiser = _own(name, {"channels": channels, **conditioned, **(own_options or {})})
+        elif name in TRANSFORMERS:
             shape = dict(zip(("width", "layers", "heads"), SIZES[size], strict=True))
             shape |= {"channels": channels, "timesteps": timesteps}
             shape |= {"self_conditioning": self_conditioning}
@@ -74,7 +85,7 @@ def build_denoiser(
                 return TokenTransformer(**shape, **tables)
             tables = tables if precondition == "mixture" else {}
             return DenoisingTransformer(**shape, **tables, precondition=precondition)
-        if name == "diffusers-unet":
+        elif name == "diffusers-unet":
             widths = widths or diffusers_widths(channels)
             denoiser = DiffusersUNet1D(channels=channels, length=window, widths=tuple(widths))
         else:
@@ -88,9 +99,68 @@ def build_denoiser(
     return denoiser
 
 
-def _check_options(name, size, widths, self_conditioning, precondition) -> None:
+def class_of(name: str) -> type[Denoiser]:
+    """The class that module:Class names, of an installed package or of a file where the program was started."""
+    module, _, kind = name.partition(":")
+    if os.getcwd() not in sys.path:  # as for a script there
+        sys.path.insert(0, os.getcwd())
+    try:
+        own = getattr(import_module(module), kind)
+    except Exception as error:  # whatever a module of yours may do
+        raise UserError(f"denoiser.name is '{name}', which fails: {first_line(error)}") from None
+    if not (isinstance(own, type) and issubclass(own, Denoiser)):
+        raise UserError(f"denoiser.name is '{name}', which is no subclass of bartleby.Denoiser")
+    return own
+
+
+def _own(name: str, options: dict[str, Any]) -> Denoiser:
+    """A denoiser of yours, after a look at whether it does what a denoiser must."""
+    try:
+        denoiser = class_of(name)(**options)
+        latents = torch.zeros(2, options["channels"], denoiser.length_multiple)
+        mask = torch.ones_like(latents[:, 0], dtype=torch.bool)
+        with torch.no_grad():
+            shape = denoiser(latents, torch.zeros(2, dtype=torch.long), mask).sample.shape
+        forgotten = [key for key, value in options.items() if _saved(denoiser, key) != value]
+    except UserError:
+        raise
+    except Exception as error:  # whatever a network of yours may do
+        raise UserError(f"denoiser '{name}' fails: {first_line(error)}") from None
+    if shape != latents.shape:
+        raise UserError(f"'{name}' makes {list(shape)} of latents {list(latents.shape)}")
+    if forgotten:
+        raise UserError(
+            f"'{name}' does not remember {', '.join(forgotten)}; decorate its __init__ with "
+            "diffusers.configuration_utils.register_to_config"
+        )
+    denoiser.register_to_config(**{ORIGIN: name})
+    return denoiser
+
+
+def _saved(denoiser: Denoiser, key: str) -> Any:
+    value = denoiser.config.get(key)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def is_own(folder: Path) -> bool:
+    """Whether the denoiser saved in `folder` is of a class that is not Bartleby's."""
+    try:
+        return ORIGIN in json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+
+
+def _check_options(name, size, widths, self_conditioning, precondition, own_options) -> None:
+    if ":" in name:
+        if widths or precondition != "none":
+            raise UserError(f"denoiser.widths and precondition are not for '{name}'; use options")
+        return
+    if own_options:
+        raise UserError(f"denoiser.options are for a network of your own, not for '{name}'")
     if name not in DENOISERS:
-        raise UserError(f"denoiser.name is '{name}' (known: {', '.join(DENOISERS)})")
+        raise UserError(
+            f"denoiser.name is '{name}' (known: {', '.join(DENOISERS)}, or module:Class of yours)"
+        )
     if name in TRANSFORMERS and size not in SIZES:
         raise UserError(f"denoiser.size is '{size}' (known: {', '.join(SIZES)})")
     if name in TRANSFORMERS and widths:
@@ -115,23 +185,27 @@ def diffusers_widths(channels: int) -> tuple[int, int, int]:
 
 
 def load_denoiser(folder: str | Path) -> ModelMixin:
-    """A denoiser saved with `save_pretrained` or `save_denoiser`, of whichever of our classes, ready to use."""
+    """A denoiser saved with `save_pretrained` or `save_denoiser`, of whichever class, ready to use."""
     folder = Path(folder)
     path = folder / "config.json"
     try:
-        name = json.loads(path.read_text(encoding="utf-8"))["_class_name"]
-        kind = CLASSES[name]
-    except (OSError, ValueError, KeyError):
+        described = json.loads(path.read_text(encoding="utf-8"))
+        origin = described.get(ORIGIN)
+        kind = class_of(origin) if origin else CLASSES[described["_class_name"]]
+    except (OSError, ValueError, KeyError, AttributeError):
         raise UserError(f"'{folder}' holds no denoiser of Bartleby") from None
     try:
         small = folder / QUANTISED_FILE
         tensors = load_file(small if small.exists() else folder / WEIGHTS_FILE)
-        denoiser = kind.from_config(kind.load_config(folder))
+        config = {key: value for key, value in kind.load_config(folder).items() if key != ORIGIN}
+        denoiser = kind.from_config(config)
         denoiser.load_state_dict(dequantised(tensors))
     except (OSError, ValueError, RuntimeError, TypeError, KeyError, SafetensorError) as error:
         raise UserError(
             f"the denoiser in '{folder}' cannot be loaded: {first_line(error)}"
         ) from None
+    if origin:
+        denoiser.register_to_config(**{ORIGIN: origin})
     return denoiser.float().eval()
 
 

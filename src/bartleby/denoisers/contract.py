@@ -1,11 +1,13 @@
-"""What all denoisers share: their output, timesteps as a batch, and the mask."""
+"""What all denoisers share: their base, their output, timesteps as a batch, and the mask."""
 
 from __future__ import annotations
 
 import itertools
+import sys
 from dataclasses import dataclass
 
 import torch
+from diffusers import ConfigMixin, ModelMixin
 from diffusers.utils import BaseOutput
 from torch import nn
 
@@ -15,6 +17,28 @@ class DenoiserOutput(BaseOutput):
     """sample: [B, C, L], the prediction, zero at padding."""
 
     sample: torch.Tensor
+
+
+class Denoiser(ModelMixin, ConfigMixin):
+    """The base of every denoiser, yours too: a diffusers model whose `__init__` takes `channels`.
+
+    Decorate `__init__` with diffusers' `register_to_config`; call `forward(sample [B, C, L], timestep, mask [B, L])`,
+    timestep a number or [B] whole numbers, mask True at real tokens or None for all; return a `DenoiserOutput`.
+    With `[denoiser] self_conditioning = true` both take one more: `__init__` a self_conditioning, `forward` a
+    previous [B, C, L], the estimate of x0 made before, or None. Every parameter must take part in every forward.
+    """
+
+    length_multiple = 1  # what L must divide by
+
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        # Where a pipeline is loaded, diffusers looks for ModelMixin in the module of each model's class.
+        vars(sys.modules[cls.__module__]).setdefault("ModelMixin", ModelMixin)
+
+    @property
+    def bottleneck(self) -> float:
+        """Numbers a position that can get from input to output; by default every channel does."""
+        return self.config.channels
 
 
 def device_of(denoiser: nn.Module, sample: torch.Tensor) -> torch.device:

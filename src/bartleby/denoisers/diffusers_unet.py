@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import torch
-from diffusers import ConfigMixin, ModelMixin, UNet1DModel
+from diffusers import UNet1DModel
 from diffusers.configuration_utils import register_to_config
 
-from bartleby.denoisers.contract import DenoiserOutput, at_real_tokens, batch_timesteps
+from bartleby.denoisers.contract import Denoiser, DenoiserOutput, at_real_tokens, batch_timesteps
 
 
-class DiffusersUNet1D(ModelMixin, ConfigMixin):
+class DiffusersUNet1D(Denoiser):
     """UNet1DModel with residual blocks, configured so that it really reads the timestep.
 
     Its other block types ignore the timestep, or fail at this many channels; with fourier embeddings

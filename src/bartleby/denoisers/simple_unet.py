@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import torch
-from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.embeddings import Timesteps
 from torch import nn
 
-from bartleby.denoisers.contract import DenoiserOutput, at_real_tokens, batch_timesteps
+from bartleby.denoisers.contract import Denoiser, DenoiserOutput, at_real_tokens, batch_timesteps
 
 
-class SimpleUNet1D(ModelMixin, ConfigMixin):
+class SimpleUNet1D(Denoiser):
     """Convolutions down to a quarter of the length and back; the time embedding is added at the bottom.
 
     The log gives its parameters but not its widths. These, a third and five twelfths of the channels,

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import torch
-from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.embeddings import Timesteps
 from torch import nn
 
-from bartleby.denoisers.contract import DenoiserOutput, at_real_tokens, batch_timesteps
+from bartleby.denoisers.contract import Denoiser, DenoiserOutput, at_real_tokens, batch_timesteps
 
 GROUPS = 8
 
 
-class TextUNet1D(ModelMixin, ConfigMixin):
+class TextUNet1D(Denoiser):
     """768 -> 256 -> 384 -> 512 -> 384 -> 256 -> 768 channels over lengths L, L/2, L/4, L/2, L.
 
     widths: the three inner widths; by default a third, a half and two thirds of the channels, as

@@ -17,12 +17,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import nn
 
 from bartleby.denoisers.candidates import Candidates
-from bartleby.denoisers.contract import at_real_tokens, batch_timesteps
+from bartleby.denoisers.contract import Denoiser, at_real_tokens, batch_timesteps
 from bartleby.denoisers.posteriors import Evidence, TokenMixture, placed
 from bartleby.denoisers.transformer import Trunk
 
@@ -44,14 +43,13 @@ class TokenDenoiserOutput:
         return self.expected_latents(self.logits)
 
 
-class TokenTransformer(ModelMixin, ConfigMixin):
+class TokenTransformer(Denoiser):
     """A transformer over one text's latents that predicts tokens, and x0 as their expectation.
 
     self_conditioning: forward also takes the previous estimate of x0. The tables of `self.posterior`
     must be fitted to the latents before training.
     """
 
-    length_multiple = 1
     target = "x0"
 
     @register_to_config
@@ -76,11 +74,6 @@ class TokenTransformer(ModelMixin, ConfigMixin):
         nn.init.zeros_(self.leave.weight)  # starts as the mixture, which knows no context
         nn.init.zeros_(self.leave.bias)
         nn.init.normal_(self.readout.weight, std=channels**-0.5)
-
-    @property
-    def bottleneck(self) -> float:
-        """Every channel gets from input to output, beside the network."""
-        return self.config.channels
 
     def forward(
         self,

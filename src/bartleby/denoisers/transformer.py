@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.embeddings import Timesteps
 from torch import nn
 
-from bartleby.denoisers.contract import DenoiserOutput, at_real_tokens, batch_timesteps
+from bartleby.denoisers.contract import Denoiser, DenoiserOutput, at_real_tokens, batch_timesteps
 from bartleby.denoisers.posteriors import TokenMixture, WienerFilter
 from bartleby.precision import attention_kernel
 
@@ -28,15 +27,13 @@ SIZES = {  # name -> (width, layers, heads)
 TIME_FEATURES = 256
 
 
-class DenoisingTransformer(ModelMixin, ConfigMixin):
+class DenoisingTransformer(Denoiser):
     """A transformer over the latents of one text.
 
     self_conditioning: forward also takes the previous estimate of x0.  precondition: none, wiener or
     mixture; with the latter two the output is x0, and the tables of `self.posterior` must be fitted to
     the latents before training.  vocabulary, window: of the mixture's tables.
     """
-
-    length_multiple = 1
 
     @register_to_config
     def __init__(

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from diffusers import ModelMixin, SchedulerMixin
 
 from bartleby.autoencoder import Autoencoder, DecodeSettings, Latents
-from bartleby.denoisers.contract import device_of
+from bartleby.denoisers.contract import at_real_tokens, device_of
 from bartleby.evaluation.text import token_accuracy
 from bartleby.objective import predicted_noise, predicted_x0, sample_noise
 from bartleby.schedules import alpha_bar_at
@@ -71,8 +71,13 @@ def estimate_x0(
         noised_rows = xt[rows].to(device)
         timesteps = torch.full((len(rows),), timestep, device=device)
         prediction = denoiser(noised_rows, timesteps, mask[rows].to(device)).sample.float()
-        x0[rows] = predicted_x0(scheduler, prediction, noised_rows, timesteps).to(xt.device)
-        noise[rows] = predicted_noise(scheduler, prediction, noised_rows, timesteps).to(xt.device)
+        estimates = (
+            at_real_tokens(
+                convert(scheduler, prediction, noised_rows, timesteps), mask[rows].to(device)
+            )
+            for convert in (predicted_x0, predicted_noise)
+        )
+        x0[rows], noise[rows] = (estimate.to(xt.device) for estimate in estimates)
     return x0, noise
 
 
