@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -123,3 +124,26 @@ def test_a_run_that_has_not_finished_is_named(cli, tmp_path):
     (tmp_path / "training.json").write_text("{}")
     result = cli("generate", "--model", tmp_path)
     assert result.exit_code == 1 and "is no finished run: denoiser is missing" in result.stderr
+
+
+def test_what_a_run_writes_with_is_chosen_once(cli, generator_run, tmp_path):
+    run = shutil.copytree(generator_run, tmp_path / "run")
+    assert cli("repair", run, "--out", tmp_path / "repaired", "--steps", 2).exit_code == 0
+    result = cli("defaults", run, "--decoder", tmp_path / "repaired", "--steps", 3, "--json")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["steps"] == 3
+    assert (run / "decoder.int8.safetensors").exists()
+    result = cli("defaults", run, "--handover", 0.5)
+    assert (
+        "steps                3\n" in result.stdout
+        and "handover             0.5\n" in result.stdout
+    )
+    assert "ddpm, 3 steps" in cli("generate", "-n", 1, "--model", run).stderr
+    for arguments, message in (
+        ((tmp_path, "--steps", 3), "is no finished run of bartleby train"),
+        ((run, "--decoder", tmp_path / "none"), "cannot copy"),
+        ((run, "--handover", 2), "handover is 2.0; it must be"),
+    ):
+        result = cli("defaults", *arguments)
+        assert result.exit_code == 1 and message in result.stderr
+    assert "steps                3\n" in cli("defaults", run).stdout

@@ -122,3 +122,14 @@ def test_a_home_folder_is_found(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert read_texts("~/mine.txt") == ["One.", "Two."]
     assert load_corpus("~/mine.txt").name == "mine.txt"
+
+
+def test_a_corpus_with_nothing_to_validate_on_holds_some_of_its_training_texts_out(tmp_path):
+    texts = [f"Story number {number}." for number in range(400)]
+    (tmp_path / "train.txt").write_text("\n".join(texts))
+    (tmp_path / "test.txt").write_text("A text of the test split.")
+    corpus = load_corpus(tmp_path)
+    assert sorted(corpus.split("train") + corpus.split("valid")) == sorted(texts)
+    assert 0 < len(corpus.split("valid")) < 40
+    assert corpus.split("test") == ["A text of the test split."]
+    assert "no split to validate on" in corpus.notes[-1]

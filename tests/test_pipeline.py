@@ -117,8 +117,24 @@ def test_the_callback_sees_every_step_of_every_text(pipeline):
             seen.setdefault(number, []).append(step.index)
         assert step.x0.shape == step.latents.shape
 
-    pipeline(5, settings=QUICK, callback=callback)
-    assert seen == {number: list(range(6)) for number in range(5)}
+    pipeline(5, settings=QUICK, callback=callback, first=3)
+    assert seen == {number: list(range(6)) for number in range(3, 8)}
+
+
+def test_a_part_of_the_texts_is_written_elsewhere_the_same(pipeline):
+    texts = ["Tom saw the sea?", "Nobody likes a letter!", "My sister lost two apples."]
+    for whole, last in (
+        (pipeline(3, settings=QUICK).texts, pipeline(1, settings=QUICK, first=2).texts),
+        (
+            pipeline.edit(texts, 0.7, settings=QUICK).texts,
+            pipeline.edit(texts[2:], 0.7, settings=QUICK, first=2).texts,
+        ),
+        (
+            pipeline.infill("Tom <mask>.", 3, settings=QUICK).texts,
+            pipeline.infill("Tom <mask>.", 1, settings=QUICK, first=2).texts,
+        ),
+    ):
+        assert whole[2:] == last
 
 
 def test_saved_and_loaded_in_a_fresh_process_it_writes_the_same_bit_for_bit(generator_run, saved):

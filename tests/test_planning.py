@@ -40,6 +40,18 @@ def test_gaps_are_drawn_as_asked_or_as_there_is_room(planner):
     pieces = planner.pieces("Tom <mask> the <mask>.")
     kept = sum(map(len, pieces)) + 2
     assert len(planner.with_gaps((0,), pieces, 3).known) == kept + 6
+    known = planner.with_gaps((0,), pieces, [1, 4]).known
+    assert len(known) == kept + 5
+    assert known.index(FREE) + 1 < known.index(
+        FREE, known.index(FREE) + 1
+    )  # the first gap is one token
+    for gap, message in (
+        ([1], "for 1 gaps; the text has 2"),
+        ([2, 0], "at least 1"),
+        (0, "at least 1"),
+    ):
+        with pytest.raises(UserError, match=message):
+            planner.with_gaps((0,), pieces, gap)
     drawn = [len(planner.with_gaps((seed,), pieces, None).known) - kept for seed in range(200)]
     assert min(drawn) >= 2 and 7 < np.mean(drawn) < 9  # two gaps of 1 + Poisson(3) tokens
     full = [[7] * (WINDOW - 4), []]

@@ -388,8 +388,10 @@ def doctor(
     from bartleby.doctor import diagnose
     from bartleby.reports import doctor_report
     from bartleby.train_run import open_run
+    from bartleby.writing_decoder import load_decoder
 
     setup, denoiser = open_run(run, device=device, say=say)
+    load_decoder(setup.autoencoder.bart, run)
     doctor_report(diagnose(setup, denoiser, say=say), as_json=json)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bartleby.cli_options import Column, Device, Json, Model, Seed, Window
+from bartleby.cli_options import Column, Device, Json, Model, Seed, Window, read_texts_given
 from bartleby.cli_writing import Bart, Generator
 
 if TYPE_CHECKING:
@@ -52,13 +52,13 @@ def evaluate(
     Example: bartleby evaluate mine.txt --reference valid.txt --judge gpt2-large
     """
     from bartleby.console import say, track
-    from bartleby.corpus import read_rows, read_texts
+    from bartleby.corpus import read_rows
     from bartleby.evaluation.generation import comparable_sets
     from bartleby.reports import evaluation_report
 
     sets, human, held = comparable_sets(
         [read_rows(path, column=column) for path in samples],
-        read_texts(reference, column=column),
+        read_texts_given(None, reference, column, None),
         limit=limit,
         say=say,
     )
@@ -120,7 +120,6 @@ def benchmark(
     from bartleby.autoregressive import AutoregressiveConfig
     from bartleby.benchmark import run_benchmark
     from bartleby.console import say
-    from bartleby.corpus import read_texts
     from bartleby.errors import UserError
     from bartleby.evaluation.generation import comparable_sets
     from bartleby.pipeline import load_pipeline
@@ -128,7 +127,7 @@ def benchmark(
 
     if autoregressive and not train:
         raise UserError("the autoregressive row needs --train, the texts to train on")
-    texts = read_texts(reference, column=column)
+    texts = read_texts_given(None, reference, column, None)
     _, human, held = comparable_sets([], texts, limit=number, say=say)
     evaluator = _evaluator(held, train, column, judge, embedder, device)
     pipeline = load_pipeline(model, bart=bart, device=device)
@@ -201,7 +200,6 @@ def benchmark_edits(
     sentence-transformers/all-MiniLM-L6-v2
     """
     from bartleby.console import check_plot_path, say, track
-    from bartleby.corpus import read_texts
     from bartleby.edit_benchmark import EditBenchmark, run_edit_benchmark
     from bartleby.evaluation.judges import load_embedder, load_language_model
     from bartleby.pipeline import load_pipeline
@@ -209,7 +207,7 @@ def benchmark_edits(
 
     if plot:
         check_plot_path(plot)
-    texts = read_texts(reference, column=column)[:number]
+    texts = read_texts_given(None, reference, column, number)
     pipeline = load_pipeline(model, bart=bart, device=device)
     settings = pipeline.editing_settings
     say(f"{len(texts):,} texts · {settings} · judge {judge} · embedder {embedder} · seed {seed}")
@@ -298,7 +296,6 @@ def _evaluator(
     device: str | None,
 ) -> Evaluator:
     from bartleby.console import say
-    from bartleby.corpus import read_texts
     from bartleby.evaluation.generation import Evaluator, mauve_installed
     from bartleby.evaluation.judges import load_embedder, load_language_model
 
@@ -306,7 +303,7 @@ def _evaluator(
         say("no MAUVE without the package mauve-text: pip install 'bartleby[eval]'")
     return Evaluator(
         held,
-        read_texts(train, column=column) if train else None,
+        read_texts_given(None, train, column, None) if train else None,
         load_language_model(judge, device=device) if judge else None,
         load_embedder(embedder, device=device) if embedder else None,
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bartleby.cli_options import Beams, Column, Json, Seed, read_texts_given
+from bartleby.cli_options import Beams, Column, Device, Json, Seed, read_texts_given
 
 if TYPE_CHECKING:
     from bartleby.autoencoder import DecodeSettings
@@ -30,40 +30,42 @@ Steps = Annotated[
 SamplerName = Annotated[str | None, typer.Option(help="ddpm, ddim, dpm++, sde-dpm++ or unipc.")]
 Guidance = Annotated[
     float | None,
-    typer.Option(help="Weight of classifier-free guidance by what is given; 1 is none."),
+    typer.Option(help="Weight of classifier-free guidance by what is given, 0 to 100; 1 is none."),
 ]
 Temperature = Annotated[
-    float | None, typer.Option(help="Below 1 commits to likely tokens sooner, above 1 later.")
+    float | None,
+    typer.Option(
+        help="Of the denoiser's tokens, 0.01 to 10: below 1 commits to likely ones sooner."
+    ),
 ]
 Bart = Annotated[
     str | None,
     typer.Option(
         metavar="NAME_OR_FOLDER",
-        help="With a run: another BART than it was trained on, say after bartleby repair.",
+        help="With a run: another BART to write with, instead of the one it was trained on and its own decoder.",
     ),
 ]
 Handover = Annotated[
     float | None,
     typer.Option(
-        help="Share of the timesteps, at the end, left out: the decoder reads from there."
+        help="Share of the timesteps, at the end, left out: the decoder reads from there. 0 to below 1."
     ),
 ]
 DecoderTemperature = Annotated[
     float | None,
-    typer.Option(help="At which the decoder draws its tokens; 0 takes the likeliest."),
+    typer.Option(help="At which the decoder draws its tokens, 0 to 10; 0 takes the likeliest."),
 ]
 DecoderMinP = Annotated[
     float | None,
     typer.Option(
         "--decoder-min-p",
-        help="Tokens less likely than this share of the likeliest are not drawn.",
+        help="Tokens less likely than this share of the likeliest, 0 to 1, are not drawn.",
     ),
 ]
 Candidates = Annotated[
     int | None,
     typer.Option(min=1, help="How many are written of each text; the one that reads best stays."),
 ]
-Device = Annotated[str | None, typer.Option(help="cpu or cuda. Default: cuda where there is one.")]
 CHUNK = 256  # texts written before the first is printed: enough to batch similar lengths
 WATCHED_STEPS = 16
 
@@ -75,8 +77,15 @@ def generate(
         str | None, typer.Option(metavar="PREFIX", help="What every text begins with.")
     ] = None,
     length: Annotated[
-        int | None, typer.Option(min=1, help="Tokens of each text. Default: as in training.")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Latents to write each text from, about as many tokens. Default: as in training.",
+        ),
     ] = None,
+    first: Annotated[
+        int, typer.Option(min=0, help="Number of the first text, where others were written before.")
+    ] = 0,
     steps: Steps = None,
     sampler: SamplerName = None,
     guidance: Guidance = None,
@@ -105,22 +114,22 @@ def generate(
     pipeline = load_pipeline(model, bart=bart, device=device)
     settings = _settings(pipeline.default_settings, context)
     decoding = _announce(settings, beams, seed)
-    callback = _watcher(pipeline) if watch else None
+    callback = _watcher(pipeline, first) if watch else None
     empty = 0
     with progress_bar("generate", total=number) as bar:
-        for first in range(0, number, CHUNK):
+        for start in range(first, first + number, CHUNK):
             written = pipeline(
-                min(CHUNK, number - first),
+                min(CHUNK, first + number - start),
                 prompt=prompt,
                 length=length,
                 settings=settings,
                 seed=seed,
-                first=first,
+                first=start,
                 decoding=decoding,
                 callback=callback,
             )
             for index, text in enumerate(written.texts):
-                row = {"index": first + index, "text": text}
+                row = {"index": start + index, "text": text}
                 if pipeline.compressor is None:
                     row["length"] = written.lengths[index] - 2  # tokens, without <s> and </s>
                 _print(text, json, row)
@@ -177,8 +186,11 @@ def infill(
     text: Annotated[str, typer.Argument(help="A text with <mask> where words are missing.")],
     number: Count = 1,
     gap: Annotated[
-        int | None,
-        typer.Option(min=1, help="Tokens for each <mask>. Default: as many as it takes, about 4."),
+        list[int] | None,
+        typer.Option(
+            min=1,
+            help="Tokens for each <mask>; may be given for every one. Default: as many as it takes, about 4.",
+        ),
     ] = None,
     steps: Steps = None,
     sampler: SamplerName = None,
@@ -204,8 +216,9 @@ def infill(
     pipeline = load_pipeline(model, bart=bart, device=device)
     settings = _settings(pipeline.editing_settings, context)
     decoding = _announce(settings, beams, seed)
+    gaps = gap[0] if gap and len(gap) == 1 else gap
     written = pipeline.infill(
-        text, number, gap=gap, settings=settings, seed=seed, decoding=decoding
+        text, number, gap=gaps, settings=settings, seed=seed, decoding=decoding
     )
     for filled in written.texts:
         _print(filled, json, {"text": text, "filled": filled})
@@ -255,9 +268,48 @@ def interpolate(
         _print(text, json, {"weight": index / (number - 1), "text": text})
 
 
+def defaults(
+    context: typer.Context,
+    run: Annotated[Path, typer.Argument(help="A finished run folder of bartleby train.")],
+    decoder: Annotated[
+        Path | None,
+        typer.Option(help="A run folder of bartleby repair, whose decoder writes from now on."),
+    ] = None,
+    steps: Steps = None,
+    sampler: SamplerName = None,
+    guidance: Guidance = None,
+    temperature: Temperature = None,
+    handover: Handover = None,
+    decoder_temperature: DecoderTemperature = None,
+    decoder_min_p: DecoderMinP = None,
+    candidates: Candidates = None,
+    json: Json = False,
+) -> None:
+    """Show or choose what a run writes with where nothing else is asked for: its decoder, its sampling settings.
+
+    Those not named stay. generate, benchmark and all else that writes then use them.
+
+    Example: bartleby defaults runs/generator --decoder runs/repaired --steps 20 --handover 0.6
+    """
+    from bartleby.console import print_json, say
+    from bartleby.defaults import read_defaults, write_defaults
+
+    own = read_defaults(run)
+    settings = _settings(own, context)
+    if decoder or settings != own:
+        write_defaults(run, settings, decoder=decoder)
+    if decoder:
+        say(f"'{run}' writes with the decoder of '{decoder}'")
+    if json:
+        print_json(dataclasses.asdict(settings))
+    else:
+        for name, value in dataclasses.asdict(settings).items():
+            print(f"{name:<20} {value}")
+
+
 def register(app: typer.Typer) -> None:
     """Adds the commands of this file."""
-    for command in (generate, edit, infill, interpolate):
+    for command in (generate, edit, infill, interpolate, defaults):
         app.command()(command)
 
 
@@ -299,17 +351,17 @@ def _say_empty(empty: int, number: int) -> None:
         say(f"{empty:,} of {number:,} texts are empty")
 
 
-def _watcher(pipeline):
-    """A callback that says what the decoder reads of text 0 as it emerges: at all of few steps, at some of many."""
+def _watcher(pipeline, number: int):
+    """A callback that says what the decoder reads of a text as it emerges: at all of few steps, at some of many."""
     from bartleby.autoencoder import Latents
     from bartleby.console import say
 
     def watch(step, numbers: list[int]) -> None:
         last = step.steps - 1
         shown = {round(index * last / (WATCHED_STEPS - 1)) for index in range(WATCHED_STEPS)}
-        if 0 not in numbers or step.index not in shown:
+        if number not in numbers or step.index not in shown:
             return
-        row = numbers.index(0)
+        row = numbers.index(number)
         latents = Latents(step.x0[row : row + 1], step.mask[row : row + 1])
         (text,) = pipeline.autoencoder.decode(latents)
         say(f"  step {step.index + 1:>3}  {text}")

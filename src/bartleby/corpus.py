@@ -57,9 +57,9 @@ class Corpus:
 def load_corpus(source: str | Path, *, column: str = "text") -> Corpus:
     """Every split of a file, a folder or a Hugging Face dataset (`owner/name`, `owner/name:config` or an alias).
 
-    A folder whose files are named train, valid or test gives those splits. Anything else without
-    splits of its own is divided into train and valid by a hash of each text, so that a text stays in
-    its split whatever else is added to the corpus.
+    A folder whose files are named train, valid or test gives those splits. What has none to validate on is
+    divided into train and valid by a hash of each text, so that a text stays in its split whatever else is
+    added to the corpus.
     """
     path = Path(source).expanduser()
     if path.is_dir():
@@ -191,7 +191,7 @@ def _load_folder(folder: Path, column: str) -> Corpus:
         notes.append(
             f"{folder.name}: files not named train, valid or test were left out ({len(unsplit):,} texts)"
         )
-    return Corpus(folder.name, by_split, notes)
+    return _with_valid(Corpus(folder.name, by_split, notes))
 
 
 def clean_texts(texts: list[str], name: str, notes: list[str]) -> list[str]:
@@ -212,7 +212,7 @@ def _with_held_out(name: str, texts: list[str], notes: list[str]) -> Corpus:
         bucket = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") % 100
         splits["valid" if bucket < HELD_OUT_PERCENT else "train"].append(text)
     notes.append(
-        f"{name}: no splits of its own; {len(splits['valid']):,} of {len(texts):,} texts held out as valid"
+        f"{name}: no split to validate on; {len(splits['valid']):,} of {len(texts):,} texts held out as valid"
     )
     return Corpus(name, {split: held for split, held in splits.items() if held}, notes)
 
@@ -239,7 +239,15 @@ def _load_hub_dataset(name: str, column: str) -> Corpus:
             )
         texts = [text.strip() for text in rows[column] if text and text.strip()]
         splits[SPLIT_NAMES.get(split, split)] = clean_texts(texts, f"{name} {split}", notes)
-    return Corpus(name, splits, notes)
+    return _with_valid(Corpus(name, splits, notes))
+
+
+def _with_valid(corpus: Corpus) -> Corpus:
+    """The corpus, a part of its train split held out as valid if it has none."""
+    if "valid" in corpus.splits or "train" not in corpus.splits:
+        return corpus
+    parted = _with_held_out(corpus.name, corpus.splits["train"], corpus.notes)
+    return Corpus(corpus.name, {**corpus.splits, **parted.splits}, parted.notes)
 
 
 def merge(corpora: Iterable[Corpus]) -> Corpus:

@@ -58,18 +58,19 @@ class Writer:
         strength: float = 1.0,
         *,
         callback: Callback | None = None,
+        first: int = 0,
     ) -> list[tuple[list[int], Draft]]:
         """Of every text's candidates the best: its token ids and its draft.
 
         All drafts have something given, or none; a start, or none.  callback: gets each SamplingStep and the
-        numbers of the texts in its batch.
+        numbers of the texts in its batch, the first text's being `first`.
         """
         decoding = self.decoding
         if strength == 0:  # a reconstruction is no draw
             decoding = dataclasses.replace(decoding, temperature=0.0)
             candidates = [drafts[:1] for drafts in candidates]
         drafts = [draft for own in candidates for draft in own]
-        numbers = [number for number, own in enumerate(candidates) for _ in own]
+        numbers = [number for number, own in enumerate(candidates, start=first) for _ in own]
         written: list[list[int]] = [[]] * len(drafts)
         for indices in self._batches(np.array([draft.length for draft in drafts])):
             batch = [drafts[index] for index in indices]

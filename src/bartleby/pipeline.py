@@ -25,6 +25,7 @@ from bartleby.autoencoder import (
 )
 from bartleby.checkpoints import read_json, realigned
 from bartleby.compressor import Compressor
+from bartleby.defaults import SAMPLING_FILE, settings_from
 from bartleby.denoisers import TokenTransformer, load_denoiser
 from bartleby.denoisers.build import is_own
 from bartleby.drafts import CANDIDATE, NOISE, Callback, Draft, Writer
@@ -36,10 +37,9 @@ from bartleby.planning import Planner
 from bartleby.precision import chosen_device, network_dtype
 from bartleby.sampling import SamplerSettings
 from bartleby.tokenization import decode_ids
-from bartleby.writing_decoder import load_decoder
+from bartleby.writing_decoder import DECODER_FILE, load_decoder
 
 GENERATOR = "generator"  # the bundled model's, beside its BART
-SAMPLING_FILE = "sampling.json"  # in a run's folder: SamplerSettings that suit its denoiser
 PARTS = ("bart", "tokenizer", "denoiser", "scheduler")
 EDITING_CANDIDATES, EDITING_MIN_P = 16, 0.1
 
@@ -151,6 +151,8 @@ class TextDiffusionPipeline(DiffusionPipeline):
         )
         if model is None:
             load_decoder(autoencoder.bart, run)
+        elif (run / DECODER_FILE).exists():
+            say(f"the decoder of '{model}' writes, not the one in '{run}'")
         statistics, chosen = run / STATISTICS_FILE, run / SAMPLING_FILE
         check_weights(run / "denoiser")
         return cls(
@@ -172,10 +174,7 @@ class TextDiffusionPipeline(DiffusionPipeline):
     @property
     def default_settings(self) -> SamplerSettings:
         """How this model is sampled where nothing else is asked for: as saved with it."""
-        try:
-            return SamplerSettings(**(self.config.sampling or {}))
-        except TypeError as error:
-            raise UserError(f"the model's sampling settings are damaged: {error}") from None
+        return settings_from(self.config.sampling or {})
 
     @property
     def editing_settings(self) -> SamplerSettings:
@@ -224,9 +223,9 @@ class TextDiffusionPipeline(DiffusionPipeline):
     ) -> TextDiffusionOutput:
         """New texts, numbers `first` to `first + num_texts - 1` of this seed.
 
-        prompt: what every text begins with, kept word for word.  length: tokens of every text, without
-        <s> and </s>; by default drawn from the training texts'.  callback: gets each SamplingStep and
-        the numbers of the texts in its batch.
+        prompt: what every text begins with, kept word for word.  length: latents of every text, without those
+        of <s> and </s>, by default drawn from the training texts'; the decoder writes about as many tokens.
+        callback: gets each SamplingStep and the numbers of the texts in its batch, one for each row.
         """
         _check_count(num_texts)
         planner, settings, drafts = self._planner, settings or self.default_settings, []
@@ -234,7 +233,7 @@ class TextDiffusionPipeline(DiffusionPipeline):
         for index in range(first, first + num_texts):
             tokens, given = planner.new_text((seed, index), prefix, length)
             drafts.append([Draft(own, tokens, given) for own in _seeds(seed, index, settings)])
-        return self._write(drafts, settings, decoding=decoding, callback=callback)
+        return self._write(drafts, settings, decoding=decoding, callback=callback, first=first)
 
     @torch.inference_mode()
     def edit(
@@ -244,12 +243,14 @@ class TextDiffusionPipeline(DiffusionPipeline):
         *,
         settings: SamplerSettings | None = None,
         seed: int = 0,
+        first: int = 0,
         decoding: DecodeSettings | None = None,
         callback: Callback | None = None,
     ) -> TextDiffusionOutput:
         """Each text noised to `strength` of the way and denoised (SDEdit, Meng et al. 2022).
 
-        0 is reconstruction, 1 a new text of as many tokens.
+        0 is reconstruction, 1 a new text of as many tokens. Timesteps below the settings' handover are left out, so
+        with handover 0.6 an edit of strength 0.6 or less is one look of the denoiser.  first: the first text's number.
         """
         if not 0 <= strength <= 1:
             raise UserError(f"strength is {strength}; it must be between 0 and 1")
@@ -262,9 +263,13 @@ class TextDiffusionPipeline(DiffusionPipeline):
                 Draft(own, int(mask.sum()), None, values[:, mask])
                 for own in _seeds(seed, index, settings)
             ]
-            for index, (values, mask) in enumerate(zip(latents.values, latents.mask, strict=True))
+            for index, (values, mask) in enumerate(
+                zip(latents.values, latents.mask, strict=True), start=first
+            )
         ]
-        return self._write(drafts, settings, strength, decoding=decoding, callback=callback)
+        return self._write(
+            drafts, settings, strength, decoding=decoding, callback=callback, first=first
+        )
 
     @torch.inference_mode()
     def infill(
@@ -272,27 +277,29 @@ class TextDiffusionPipeline(DiffusionPipeline):
         text: str,
         num_texts: int = 1,
         *,
-        gap: int | None = None,
+        gap: int | list[int] | None = None,
         settings: SamplerSettings | None = None,
         seed: int = 0,
+        first: int = 0,
         decoding: DecodeSettings | None = None,
         callback: Callback | None = None,
     ) -> TextDiffusionOutput:
         """`text` with each <mask> filled in, `num_texts` times; the given words are kept.
 
-        gap: tokens for each <mask>. By default some are drawn as in training, 1 + Poisson(3), and the decoder
-        may write fewer or more, until it comes to the word that is given next.
+        gap: tokens for each <mask>, or a number for every one. By default some are drawn as in training,
+        1 + Poisson(3), and the decoder may write fewer or more, until it comes to the word that is given next.
+        In training a text has at most two gaps.  first: the number of the first of these texts.
         """
         _check_count(num_texts)
         planner, settings, drafts = self._planner, settings or self.editing_settings, []
         pieces = planner.pieces(text)
-        for index in range(num_texts):
+        for index in range(first, first + num_texts):
             seeds = _seeds(seed, index, settings)
             given = [planner.with_gaps(own, pieces, gap) for own in seeds]
             drafts.append(
                 [Draft(own, len(one.known), one) for own, one in zip(seeds, given, strict=True)]
             )
-        return self._write(drafts, settings, decoding=decoding, callback=callback)
+        return self._write(drafts, settings, decoding=decoding, callback=callback, first=first)
 
     @torch.inference_mode()
     def interpolate(
@@ -337,6 +344,7 @@ class TextDiffusionPipeline(DiffusionPipeline):
         *,
         decoding: DecodeSettings | None,
         callback: Callback | None = None,
+        first: int = 0,
     ) -> TextDiffusionOutput:
         writer = Writer(
             self.autoencoder,
@@ -345,7 +353,7 @@ class TextDiffusionPipeline(DiffusionPipeline):
             settings,
             decoding or settings.decoding(),
         )
-        chosen = writer.write(candidates, strength, callback=callback)
+        chosen = writer.write(candidates, strength, callback=callback, first=first)
         return TextDiffusionOutput(
             texts=decode_ids(self.tokenizer, [ids for ids, _ in chosen]),
             lengths=[draft.length for _, draft in chosen],

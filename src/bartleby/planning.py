@@ -58,27 +58,30 @@ class Planner:
         return [self._ids(piece.rstrip(" ")) for piece in pieces[:-1]] + [self._ids(pieces[-1])]
 
     def with_gaps(
-        self, seed: tuple[int, ...], pieces: list[list[int]], gap: int | None
+        self, seed: tuple[int, ...], pieces: list[list[int]], gap: int | list[int] | None
     ) -> GivenText:
         """The pieces and between them gaps of `gap` tokens, or of as many as are drawn and fit, which then may change.
 
-        UserError if the text does not fit the window.
+        gap: for each of them, or one number for all. UserError if the text does not fit the window.
         """
-        if gap is not None and gap < 1:
+        count = len(pieces) - 1
+        gaps = list(gap) if isinstance(gap, list) else [1 if gap is None else gap] * count
+        if min(gaps, default=1) < 1:
             raise UserError(f"gap is {gap}; it must be at least 1 token")
-        least, window = gap or 1, self.autoencoder.window
-        room = window - 2 - sum(map(len, pieces)) - least * (len(pieces) - 1)  # <s> and </s>
+        if len(gaps) != count:
+            raise UserError(f"gap is {gap}, for {len(gaps)} gaps; the text has {count}")
+        window = self.autoencoder.window
+        room = window - 2 - sum(map(len, pieces)) - sum(gaps)  # <s> and </s>
         if room < 0:
             raise UserError(
                 f"the text with its gaps has at least {window - room} tokens; this model writes at most {window}, "
                 "so give a shorter text or a smaller gap"
             )
         rng = np.random.default_rng((*seed, LENGTH))
-        gaps = []
-        for _ in pieces[1:]:
-            more = 0 if gap else min(room, int(rng.poisson(MEAN_GAP - 1)))
+        for place in range(count) if gap is None else ():
+            more = min(room, int(rng.poisson(MEAN_GAP - 1)))
             room -= more
-            gaps.append(least + more)
+            gaps[place] += more
         tokenizer = self.autoencoder.tokenizer
         known = given_words(pieces, gaps, tokenizer.bos_token_id, tokenizer.eos_token_id)
         return self._given(known, elastic=gap is None)

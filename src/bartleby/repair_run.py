@@ -93,7 +93,10 @@ def run_repair(
         print("timestep" + "".join(f"{share:>8.0%}" for share in GRID))
         for name, row in (("before", before), ("after", after)):
             print(f"{name:<8}" + "".join(f"{row[str(share)]:>8.2f}" for share in GRID))
-    say(f"saved {out / 'model'}  →  try: bartleby generate --model {run} --bart {out / 'model'}")
+    say(
+        f"saved {out}  →  try: bartleby generate --model {run} --bart {out / 'model'}\n"
+        f"to write with it from now on: bartleby defaults {run} --decoder {out}"
+    )
 
 
 @torch.inference_mode()

@@ -254,7 +254,8 @@ def run_training(
     accelerator.wait_for_everyone()
     say(
         f"{config.denoiser.name} · {parameters(denoiser):,} parameters · predicts "
-        f"{config.objective.target} · {steps:,} steps of up to {config.training.tokens_per_batch:,} tokens · "
+        f"{config.objective.target} · {_noise(config)} · "
+        f"{steps:,} steps of up to {config.training.tokens_per_batch:,} tokens · "
         f"{accelerator.device}, {accelerator.mixed_precision.replace('no', 'float32')}"
         f"{f', {accelerator.num_processes} processes' if accelerator.num_processes > 1 else ''}"
         f" · seed {config.training.seed}"
@@ -391,6 +392,13 @@ def open_run(
         except UserError as error:
             say(str(error))
     raise UserError(f"'{run}' has no checkpoint yet")
+
+
+def _noise(config: TrainConfig) -> str:
+    """The schedule and the loss, in words."""
+    own = config.objective
+    schedule = f"tan-{own.schedule_d:g}" if own.schedule == "tan" else own.schedule
+    return f"{schedule} schedule · {own.loss}{f' in {own.loss_in}' if own.loss_in else ''}"
 
 
 def _start(out: Path, config: TrainConfig) -> None:

@@ -1,0 +1,46 @@
+"""What a run writes with where nothing else is asked for: sampling settings and a decoder, in its folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from bartleby.checkpoints import read_json, write_json
+from bartleby.errors import UserError
+from bartleby.sampling import SamplerSettings
+from bartleby.writing_decoder import DECODER_FILE
+
+SAMPLING_FILE = "sampling.json"
+
+
+def settings_from(saved: dict[str, Any]) -> SamplerSettings:
+    """The settings of a saved dictionary; those that it leaves out are `SamplerSettings`' own."""
+    try:
+        return SamplerSettings(**saved)
+    except TypeError as error:
+        raise UserError(f"the model's sampling settings are damaged: {error}") from None
+
+
+def read_defaults(run: Path) -> SamplerSettings:
+    """What a finished run of `bartleby train` is sampled with."""
+    if not (run / "training.json").exists():
+        raise UserError(f"'{run}' is no finished run of bartleby train")
+    path = run / SAMPLING_FILE
+    return settings_from(read_json(path) if path.exists() else {})
+
+
+def write_defaults(run: Path, settings: SamplerSettings, *, decoder: Path | None = None) -> None:
+    """Makes these the run's.  decoder: a run of `bartleby repair`, whose decoder is copied to write with."""
+    if decoder is not None:
+        partial = run / f".{DECODER_FILE}.partial"
+        try:
+            shutil.copy(decoder / DECODER_FILE, partial)
+            os.replace(partial, run / DECODER_FILE)
+        except OSError as error:
+            raise UserError(
+                f"cannot copy '{decoder / DECODER_FILE}' to '{run}': {error.strerror}"
+            ) from None
+    write_json(run / SAMPLING_FILE, dataclasses.asdict(settings))
