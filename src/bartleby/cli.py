@@ -300,7 +300,7 @@ def repair(
         float, typer.Option(help="Share of the texts that are read with a part of them given.")
     ] = 0.5,
     copies: Annotated[
-        float, typer.Option(help="Share of the steps that read clean latents, as in pretraining.")
+        float, typer.Option(help="Share of the steps that read latents as in pretraining.")
     ] = 0.15,
     dropout: Annotated[
         float, typer.Option(help="Share of what a decoder's layer adds that is left out at random.")

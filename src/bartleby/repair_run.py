@@ -40,7 +40,7 @@ def run_repair(
 
     A run that writes with a decoder of its own (writing_decoder.py) goes on from that one.
 
-    data: texts for the steps that read clean latents, as in pretraining; without any, the run's own.
+    data: texts for the steps that read latents as in pretraining; without any, the run's own.
     """
     setup, denoiser = open_run(run, device=device, say=say)
     if setup.autoencoder.compressor is not None:
