@@ -210,7 +210,7 @@ def pretrain(
     ] = None,
     decay: Annotated[
         float | None,
-        typer.Option(help="Share of the steps, at the end, that lower the learning rate."),
+        typer.Option(help="Share of the steps, at the end, that lower the learning rate, 0 to 1."),
     ] = None,
     save_every: Annotated[float, typer.Option(min=0, help="Minutes between checkpoints.")] = 4.0,
     validate_every: Annotated[int, typer.Option(min=1, help="Steps between validations.")] = 500,
@@ -291,19 +291,25 @@ def repair(
         ),
     ] = False,
     quietest: Annotated[
-        float, typer.Option(help="Timesteps whose estimates are read begin at this share of all.")
+        float,
+        typer.Option(help="Timesteps whose estimates are read begin at this share of all, 0 to 1."),
     ] = 0.3,
     noisiest: Annotated[
-        float, typer.Option(help="Timesteps whose estimates are read end at this share of all.")
+        float,
+        typer.Option(help="Timesteps whose estimates are read end at this share of all, 0 to 1."),
     ] = 0.8,
     conditioned: Annotated[
-        float, typer.Option(help="Share of the texts that are read with a part of them given.")
+        float,
+        typer.Option(help="Share of the texts that are read with a part of them given, 0 to 1."),
     ] = 0.5,
     copies: Annotated[
-        float, typer.Option(help="Share of the steps that read latents as in pretraining.")
+        float, typer.Option(help="Share of the steps that read latents as in pretraining, 0 to 1.")
     ] = 0.15,
     dropout: Annotated[
-        float, typer.Option(help="Share of what a decoder's layer adds that is left out at random.")
+        float,
+        typer.Option(
+            help="Share of what a decoder's layer adds that is left out at random, 0 to 1."
+        ),
     ] = 0.1,
     save_every: Annotated[float, typer.Option(min=0, help="Minutes between checkpoints.")] = 4.0,
     column: Column = "text",
@@ -346,7 +352,8 @@ def compress(
     vectors: Annotated[int, typer.Option(min=1, help="Latents of every text.")] = 16,
     vector_channels: Annotated[int, typer.Option(min=1, help="Channels of each.")] = 64,
     noise: Annotated[
-        float, typer.Option(help="On the latents in training, deviations at most.")
+        float,
+        typer.Option(help="Largest noise on the latents in training, in standard deviations."),
     ] = 0.5,
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 2000,
     save_every: Annotated[float, typer.Option(min=0, help="Minutes between checkpoints.")] = 4.0,

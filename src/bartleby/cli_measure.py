@@ -300,7 +300,7 @@ def _evaluator(
     from bartleby.evaluation.judges import load_embedder, load_language_model
 
     if judge and not mauve_installed():
-        say("no MAUVE without the package mauve-text: pip install 'bartleby[eval]'")
+        say("no MAUVE without the package mauve-text: pip install mauve-text")
     return Evaluator(
         held,
         read_texts_given(None, train, column, None) if train else None,

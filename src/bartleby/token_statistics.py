@@ -65,6 +65,9 @@ def token_statistics(data: LatentData) -> TokenStatistics:
         )
     path = data.cache.with_name(FILE) if data.cache else None
     if path is None:
+        say(
+            f"token statistics from {min(len(data), UNCACHED_PASSAGES):,} passages: no cache to read"
+        )
         tables = _measure(data)
     else:
         if not path.exists():

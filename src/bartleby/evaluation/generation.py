@@ -158,9 +158,7 @@ def mauve(features: np.ndarray, reference: np.ndarray, seed: int = 0) -> float:
     try:
         from mauve import compute_mauve
     except ImportError:
-        raise UserError(
-            "MAUVE needs the package mauve-text: pip install 'bartleby[eval]'"
-        ) from None
+        raise UserError("MAUVE needs the package mauve-text: pip install mauve-text") from None
     result = compute_mauve(p_features=reference, q_features=features, seed=seed, verbose=False)
     return float(result.mauve)
 
