@@ -291,3 +291,13 @@ def test_killed_twenty_times_it_ends_with_the_same_weights(tiny_config, tmp_path
     assert launch(tables, tmp_path / "killed", 1).wait() == 0
     folders = [checkpoint_folder(tmp_path / name, 900) for name in ("calm", "killed")]
     assert same(weights(folders[0]), weights(folders[1]))
+
+
+def test_a_run_of_before_a_key_was_added_is_still_the_same_run(tiny_config, tmp_path):
+    record = run(tiny_config, tmp_path / "run")
+    for file in ("config.json", "training.json"):
+        saved = json.loads((tmp_path / "run" / file).read_text())
+        saved.get("config", saved)["denoiser"].pop("options")
+        (tmp_path / "run" / file).write_text(json.dumps(saved))
+    again = run(tiny_config, tmp_path / "run")
+    assert again["steps"] == record["steps"] and again["seconds"] == record["seconds"]

@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -21,6 +22,8 @@ from safetensors.torch import load_file, save_file
 
 from bartleby.errors import UserError
 from bartleby.optimisation import AnyOptimizer
+
+T = TypeVar("T")
 
 
 class DamagedCheckpointError(UserError):
@@ -59,6 +62,34 @@ def _sync(folder: Path) -> None:
 
 
 @contextmanager
+def replaced_file(path: Path) -> Iterator[Path]:
+    """A temporary file to write, renamed to `path` at the end; on an error nothing is left behind."""
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"cannot write '{path}': {error.strerror or error}") from None
+    except SafetensorError as error:  # how safetensors reports a full disk
+        raise UserError(f"cannot write '{path}': {error}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def made_once(
+    path: Path, make: Callable[[], T], *, lock: Path, say: Callable[[str], None]
+) -> T | None:
+    """What `make` returns, by which `path` comes to be; None, and nothing is done, if it is there already.
+
+    Of several processes one makes it while the others wait.
+    """
+    if path.exists():
+        return None
+    with alone(lock, say=say):
+        return None if path.exists() else make()
+
+
+@contextmanager
 def alone(path: Path, *, say: Callable[[str], None]) -> Iterator[None]:
     """Only one process at a time is inside, of all that name this lock file; the others wait and are told."""
     made_folder(path.parent)
@@ -77,15 +108,10 @@ def alone(path: Path, *, say: Callable[[str], None]) -> Iterator[None]:
 
 def write_json(path: Path, value: object) -> None:
     """`value` as indented JSON, written aside and renamed."""
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
+    with replaced_file(path) as temporary:
         temporary.write_text(
             json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
         )
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(f"cannot write '{path}': {error.strerror or error}") from None
 
 
 def read_json(path: Path) -> dict:

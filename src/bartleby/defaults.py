@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import shutil
 from pathlib import Path
 from typing import Any
 
-from bartleby.checkpoints import read_json, write_json
+from bartleby.checkpoints import read_json, replaced_file, write_json
 from bartleby.errors import UserError
 from bartleby.sampling import SamplerSettings
 from bartleby.writing_decoder import DECODER_FILE
@@ -35,12 +34,11 @@ def read_defaults(run: Path) -> SamplerSettings:
 def write_defaults(run: Path, settings: SamplerSettings, *, decoder: Path | None = None) -> None:
     """Makes these the run's.  decoder: a run of `bartleby repair`, whose decoder is copied to write with."""
     if decoder is not None:
-        partial = run / f".{DECODER_FILE}.partial"
-        try:
-            shutil.copy(decoder / DECODER_FILE, partial)
-            os.replace(partial, run / DECODER_FILE)
-        except OSError as error:
-            raise UserError(
-                f"cannot copy '{decoder / DECODER_FILE}' to '{run}': {error.strerror}"
-            ) from None
+        with replaced_file(run / DECODER_FILE) as temporary:
+            try:
+                shutil.copy(decoder / DECODER_FILE, temporary)
+            except OSError as error:
+                raise UserError(
+                    f"cannot copy '{decoder / DECODER_FILE}' to '{run}': {error.strerror}"
+                ) from None
     write_json(run / SAMPLING_FILE, dataclasses.asdict(settings))

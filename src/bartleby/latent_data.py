@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 
 from bartleby.autoencoder import Autoencoder, LatentMoments, Latents, LatentStatistics
 from bartleby.batching import round_up
-from bartleby.checkpoints import alone, load_tensors, read_json, replaced_folder, write_json
+from bartleby.checkpoints import load_tensors, made_once, read_json, replaced_folder, write_json
 from bartleby.errors import UserError
 from bartleby.messages import say
 from bartleby.tokenization import encode_texts, passages
@@ -119,10 +119,14 @@ def open_latents(
     `statistics` is None.
     """
     folder = (root or cache_root()) / content_digest(autoencoder, texts)
-    if not (folder / "cache.json").exists():
-        with alone(folder.with_suffix(".lock"), say=say):
-            if not (folder / "cache.json").exists():  # another process may have made it
-                return _encoded(autoencoder, texts, folder, name, limit_gb, say, track)
+    made = made_once(
+        folder / "cache.json",
+        lambda: _encoded(autoencoder, texts, folder, name, limit_gb, say, track),
+        lock=folder.with_suffix(".lock"),
+        say=say,
+    )
+    if made is not None:
+        return made
     data = _read_cache(folder, autoencoder)
     say(f"{name}: {len(data):,} passages, {data.lengths.sum():,} latents from the cache")
     return data

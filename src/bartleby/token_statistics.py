@@ -9,12 +9,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from bartleby.checkpoints import alone, load_tensors
+from bartleby.checkpoints import load_tensors, made_once, replaced_file
 from bartleby.denoisers.posteriors import TokenMixture
 from bartleby.errors import UserError
 from bartleby.latent_data import LatentData
@@ -70,14 +71,16 @@ def token_statistics(data: LatentData) -> TokenStatistics:
         )
         tables = _measure(data)
     else:
-        if not path.exists():
-            with alone(path.with_suffix(".lock"), say=say):
-                if not path.exists():  # another process may have made it
-                    temporary = path.with_name(f".{FILE}.partial")
-                    save_file(_measure(data), temporary)
-                    temporary.replace(path)
+        made_once(
+            path, lambda: _save(_measure(data), path), lock=path.with_suffix(".lock"), say=say
+        )
         tables = load_tensors(path)
     return _normalised(TokenStatistics(**tables), data)
+
+
+def _save(tables: dict[str, torch.Tensor], path: Path) -> None:
+    with replaced_file(path) as temporary:
+        save_file(tables, temporary)
 
 
 def fit_mixture(

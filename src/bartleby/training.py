@@ -38,7 +38,7 @@ from bartleby.checkpoints import (
     save_training_state,
 )
 from bartleby.conditioning import given_positions
-from bartleby.config import TrainConfig, config_to_dict
+from bartleby.config import TrainConfig, config_from_dict, config_to_dict
 from bartleby.denoisers.candidates import Candidates, draw_candidates
 from bartleby.errors import UserError
 from bartleby.given import FREE
@@ -119,6 +119,8 @@ class Batch:
 
 def check_same_run(config: TrainConfig, saved: dict, run: Path) -> None:
     """UserError if the tables `saved` of a run differ from `config` in more than `MAY_CHANGE`."""
+    # A run may be older than a key: it had the default.
+    saved = config_to_dict(config_from_dict(saved))
     check_same_settings(_flat(config_to_dict(config)), _flat(saved), MAY_CHANGE, run)
 
 
@@ -201,8 +203,7 @@ def train(
         # Whether to save is the main process's word: clocks differ, and all must come to the barrier or none.
         due = float(accelerator.is_main_process and saves.due())
         told = torch.stack([loss.detach(), torch.tensor(due, device=loss.device)])
-        told = accelerator.reduce(told, reduction="mean")
-        mean_loss, save = float(told[0]), step + 1 == steps or float(told[1]) > 0
+        mean_loss, due = accelerator.reduce(told, reduction="mean").tolist()
         if not math.isfinite(mean_loss):
             raise UserError(
                 f"the loss is {mean_loss} at step {step + 1}; the last good checkpoint is kept. "
@@ -216,7 +217,7 @@ def train(
         step, passages = step + 1, passages + len(indices)
         tokens += int(data.lengths[indices].sum())
         saved = None
-        if save:
+        if step == steps or due > 0:
             if accelerator.is_main_process:
                 counts = {"step": step, "passages": passages, "tokens": tokens}
                 saved = _save(config, run, denoiser, optimizer, ema, counts)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import os
 from pathlib import Path
 
 import torch
@@ -17,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import BartForConditionalGeneration
 
+from bartleby.checkpoints import replaced_file
 from bartleby.errors import UserError
 from bartleby.quantisation import dequantised, quantised
 
@@ -67,12 +67,8 @@ def deepen(bart: BartForConditionalGeneration, layers: int) -> None:
 def save_decoder(bart: BartForConditionalGeneration, folder: Path) -> None:
     """Writes the decoder's own weights to `folder`, matrices in 8 bits."""
     tensors = {name: weight.detach().cpu() for name, weight in decoder_weights(bart).items()}
-    temporary = folder / f".{DECODER_FILE}.partial"
-    try:
+    with replaced_file(folder / DECODER_FILE) as temporary:
         save_file(quantised(tensors), temporary)
-        os.replace(temporary, folder / DECODER_FILE)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"cannot write '{folder / DECODER_FILE}': {error}") from None
 
 
 @torch.no_grad()

@@ -197,8 +197,7 @@ def load_denoiser(folder: str | Path) -> ModelMixin:
     try:
         small = folder / QUANTISED_FILE
         tensors = load_file(small if small.exists() else folder / WEIGHTS_FILE)
-        config = {key: value for key, value in kind.load_config(folder).items() if key != ORIGIN}
-        denoiser = kind.from_config(config)
+        denoiser = kind.from_config({k: v for k, v in described.items() if k != ORIGIN})
         denoiser.load_state_dict(dequantised(tensors))
     except (OSError, ValueError, RuntimeError, TypeError, KeyError, SafetensorError) as error:
         raise UserError(

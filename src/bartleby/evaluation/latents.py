@@ -68,16 +68,12 @@ def estimate_x0(
     x0, noise = torch.empty_like(xt), torch.empty_like(xt)
     device = device_of(denoiser, xt)
     for rows in torch.arange(len(xt)).split(TEXTS_PER_BATCH):
-        noised_rows = xt[rows].to(device)
+        noised_rows, real = xt[rows].to(device), mask[rows].to(device)
         timesteps = torch.full((len(rows),), timestep, device=device)
-        prediction = denoiser(noised_rows, timesteps, mask[rows].to(device)).sample.float()
-        estimates = (
-            at_real_tokens(
-                convert(scheduler, prediction, noised_rows, timesteps), mask[rows].to(device)
-            )
-            for convert in (predicted_x0, predicted_noise)
-        )
-        x0[rows], noise[rows] = (estimate.to(xt.device) for estimate in estimates)
+        prediction = denoiser(noised_rows, timesteps, real).sample.float()
+        for estimates, convert in ((x0, predicted_x0), (noise, predicted_noise)):
+            estimate = convert(scheduler, prediction, noised_rows, timesteps)
+            estimates[rows] = at_real_tokens(estimate, real).to(xt.device)
     return x0, noise
 
 
