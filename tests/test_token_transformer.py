@@ -93,17 +93,27 @@ def test_x0_of_other_logits_is_the_expectation_over_them(denoiser):
 
 
 def test_given_positions_leave_something_to_write():
-    shares = []
-    for index in range(2000):
-        length = 2 + index % 30
-        given = given_positions(length, 0.5, seed=(0, index))
-        assert len(given) == length and not given.all()
-        if length >= 4:
-            shares.append(given.any())
-            assert not given[1:-1].all()
-    assert np.mean(shares) == pytest.approx(0.5, abs=0.04)
-    assert (given_positions(9, 1.0, seed=(1,)) == given_positions(9, 1.0, seed=(1,))).all()
-    assert not given_positions(9, 0.0, seed=(1,)).any()
+    lengths = 2 + np.arange(4000) % 30
+    seeds = [(0, index) for index in range(len(lengths))]
+    given = given_positions(lengths, 0.5, seeds=seeds)
+    inside = np.arange(given.shape[1]) < lengths[:, None]
+    assert not given[~inside].any()
+    assert not given[lengths < 4].any()
+    within = (
+        inside
+        & (np.arange(given.shape[1]) > 0)
+        & (np.arange(given.shape[1]) < lengths[:, None] - 1)
+    )
+    assert ((within & ~given).sum(axis=1) > 0)[lengths > 2].all()
+    some = given[lengths >= 4].any(axis=1)
+    assert some.mean() == pytest.approx(0.5, abs=0.03)
+    # Half of what is given is a prefix: its last token is to be written.
+    last = given[np.arange(len(lengths)), lengths - 1][lengths >= 4]
+    assert (some & ~last).sum() / some.sum() == pytest.approx(0.5, abs=0.04)
+    alone = given_positions(lengths[7:8], 1.0, seeds=[(1, 7)])
+    together = given_positions(lengths[6:9], 1.0, seeds=[(1, 6), (1, 7), (1, 8)])
+    assert (together[1, : lengths[7]] == alone[0]).all()
+    assert not given_positions(lengths, 0.0, seeds=seeds).any()
 
 
 def test_given_prefix_and_words():

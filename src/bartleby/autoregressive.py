@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase
 
-from bartleby.batching import endless_batches, pad
+from bartleby.batching import endless_batches, gathered
 from bartleby.checkpoints import digest_of, resume_network, save_network
 from bartleby.messages import say
 from bartleby.optimisation import Timer, learning_rate, optimise
@@ -65,6 +65,7 @@ def train_autoregressive(
         return
     sequences = token_sequences(tokenizer, texts, window=config.window)
     lengths = np.array([len(sequence) for sequence in sequences])
+    flat, offsets = np.concatenate(sequences), np.concatenate([[0], np.cumsum(lengths)])
     saves, dtype = Timer(config.checkpoint_minutes), network_dtype(device)
     planned = endless_batches(
         lengths, tokens_per_batch=config.tokens_per_batch, seed=(config.seed,), skip=step
@@ -73,11 +74,11 @@ def train_autoregressive(
         if step >= config.steps:
             return
         rate = learning_rate(config, step, steps=config.steps)
-        ids, mask = pad([sequences[row] for row in indices], tokenizer.pad_token_id)
+        ids, mask = gathered(flat, offsets, indices, padding=tokenizer.pad_token_id)
         ids, mask = ids.to(device), mask.to(device)
         with autocast(device, dtype), attention_kernel(ids.shape[1], device):
-            hidden = model.transformer(input_ids=ids, attention_mask=mask).last_hidden_state
-            real = mask[:, 1:].bool()
+            hidden = model.transformer(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+            real = mask[:, 1:]
             logits = model.lm_head(hidden[:, :-1][real])
         loss = F.cross_entropy(logits.float(), ids[:, 1:][real])
         optimise(optimizer, loss, rate=rate, clip=1.0, step=step)

@@ -56,6 +56,29 @@ def tokens_at_once(device: torch.device, *, on_cpu: int) -> int:
     return on_cpu if device.type == "cpu" else 16 * on_cpu
 
 
+def gathered(
+    flat: np.ndarray, offsets: np.ndarray, indices: np.ndarray, *, padding: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `pad`, of these sequences of many that lie one after another in `flat`; offsets: [n + 1], their places."""
+    places, mask = places_of(offsets, indices)
+    return torch.from_numpy(
+        np.where(mask, flat[places], padding).astype(np.int64)
+    ), torch.from_numpy(mask)
+
+
+def places_of(
+    offsets: np.ndarray, indices: np.ndarray, *, length: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Where the parts of these sequences lie, [B, L], and the mask [B, L]; padding has its sequence's last place.
+
+    length: L, by default the longest's.
+    """
+    lengths = offsets[indices + 1] - offsets[indices]
+    steps = np.arange(length or lengths.max())
+    inside = np.minimum(steps, lengths[:, None] - 1)
+    return offsets[indices][:, None] + inside, steps < lengths[:, None]
+
+
 def pad(
     sequences: Sequence[Sequence[int] | np.ndarray], padding: int
 ) -> tuple[torch.Tensor, torch.Tensor]:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from bartleby.autoencoder import Autoencoder, all_real, fit_latent_statistics
-from bartleby.batching import endless_batches
+from bartleby.batching import endless_batches, pad
 from bartleby.checkpoints import digest_of, resume_network, save_network
 from bartleby.compressor import Compressor
 from bartleby.errors import UserError
@@ -25,7 +25,7 @@ from bartleby.objective import sample_generator
 from bartleby.optimisation import Timer, learning_rate, optimise
 from bartleby.precision import autocast
 from bartleby.pretrain import token_sequences
-from bartleby.reading import reading_loss
+from bartleby.reading import IGNORED, reading_loss
 
 ORDER, NOISE = range(2)  # what randomness is for
 MAY_CHANGE = {"steps", "decay_share", "checkpoint_minutes"}  # when a run is resumed
@@ -164,7 +164,7 @@ def _losses(config, raw: Autoencoder, compressor: Compressor, sequences, step: i
         deviation = config.noise * torch.rand(len(vectors), 1, 1, generator=generator)
         drawn = deviation * torch.randn(vectors.shape, generator=generator)
         expanded = compressor.expand(vectors + drawn.to(vectors.device))
-        nats = reading_loss(raw.bart, all_real(expanded), sequences)
+        nats = reading_loss(raw.bart, all_real(expanded), pad(sequences, IGNORED)[0])
     length = mask.shape[1]
     error = (expanded[:, :, :length] - values) / compressor.std[:, None]
     return nats, error.square().mean(dim=1)[mask].mean()

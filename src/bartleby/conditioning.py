@@ -6,32 +6,41 @@ guidance between the two is possible as well (Ho & Salimans 2022).
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from bartleby.given import FREE
+from bartleby.randomness import Seeds, uniforms
 
 MEAN_GAP = 4.0  # tokens, 1 + Poisson(3): BART's own spans (Lewis et al. 2019) are Poisson(3), but may be empty
+MOST_GAPS = 2  # in a text: one or two, alike often
 PREFIXES = 0.5  # of the conditioned passages are continued, the others filled in
+# The distribution function of Poisson(MEAN_GAP - 1), which a uniform number is looked up in.
+POISSON = np.cumsum([(MEAN_GAP - 1) ** k / math.factorial(k) for k in range(20)]) / math.exp(
+    MEAN_GAP - 1
+)
 
 
-def given_positions(length: int, share: float, *, seed: tuple[int, ...]) -> np.ndarray:
-    """[length] bool, True where the token is given; none are for 1 - share of the seeds.
+def given_positions(lengths: np.ndarray, share: float, *, seeds: Seeds) -> np.ndarray:
+    """[B, L] bool, True where a token is given, of texts of these lengths; none are for 1 - share of the seeds.
 
     At least one token between <s> and </s> is left to write.
     """
-    rng = np.random.default_rng(seed)
-    given = np.zeros(length, dtype=bool)
-    if length < 4 or rng.random() >= share:
-        return given
-    if rng.random() < PREFIXES:
-        given[: rng.integers(2, length - 1)] = True
-        return given
-    given[:] = True
-    for _ in range(rng.integers(1, 3)):
-        size = min(1 + rng.poisson(MEAN_GAP - 1), length - 2)
-        start = rng.integers(1, length - size)
-        given[start : start + size] = False
-    return given
+    drawn = uniforms(seeds, 4 + 2 * MOST_GAPS).numpy()
+    conditioned, prefixed, cut, many = drawn[:, :4].T
+    lengths = lengths[:, None]
+    steps = np.arange(lengths.max())
+    prefix = steps < 2 + np.floor(cut[:, None] * (lengths - 3))
+    around = steps < lengths
+    for gap in range(MOST_GAPS):
+        size, start = drawn[:, 4 + 2 * gap : 6 + 2 * gap].T[:, :, None]
+        size = np.minimum(1 + np.searchsorted(POISSON, size), lengths - 2)
+        start = 1 + np.floor(start * (lengths - size - 1))
+        there = many[:, None] * MOST_GAPS >= gap
+        around &= ~(there & (steps >= start) & (steps < start + size))
+    given = np.where(prefixed[:, None] < PREFIXES, prefix, around)
+    return given & (lengths >= 4) & (conditioned[:, None] < share)
 
 
 def given_prefix(prefix: list[int], length: int) -> list[int]:

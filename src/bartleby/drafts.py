@@ -25,7 +25,7 @@ from bartleby.schedules import alpha_bar_at
 from bartleby.tokenization import content_ids
 
 TOKENS_PER_BATCH = 1024  # positions that a CPU denoises together; more gains nothing on two cores
-LENGTH, NOISE, DECODE, CANDIDATE, RANK = range(5)  # what randomness is for
+LENGTH, NOISE, DECODE, RANK = range(4)  # what randomness is for
 Callback = Callable[[SamplingStep, list[int]], None]
 
 

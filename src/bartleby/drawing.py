@@ -10,10 +10,10 @@ from transformers import (
     TemperatureLogitsWarper,
 )
 
-from bartleby.objective import sample_generator
+from bartleby.randomness import Seeds, uniforms
 
 
-def draws(temperature: float, min_p: float, seeds: list[tuple[int, ...]]) -> LogitsProcessorList:
+def draws(temperature: float, min_p: float, seeds: Seeds) -> LogitsProcessorList:
     """What makes greedy search draw, for `generate`; nothing where temperature is 0.
 
     min_p: tokens less likely than this share of the likeliest are left out (Nguyen et al. 2024).
@@ -23,23 +23,25 @@ def draws(temperature: float, min_p: float, seeds: list[tuple[int, ...]]) -> Log
     processors = LogitsProcessorList([TemperatureLogitsWarper(float(temperature))])
     if min_p:
         processors.append(MinPLogitsWarper(float(min_p)))
-    processors.append(GumbelDraws(seeds))
+    processors.append(Draws(seeds))
     return processors
 
 
-class GumbelDraws(LogitsProcessor):
-    """Makes greedy search draw from softmax(logits): the argmax of logits plus Gumbel noise is a draw.
+class Draws(LogitsProcessor):
+    """Makes greedy search draw from softmax(logits), by the inverse of the distribution function.
 
-    seeds: one for each text of the batch. The noise of a text's n-th token is the n-th of its own generator, so that
+    seeds: one for each text of the batch. A text's n-th token is chosen by the n-th number of its own stream, so that
     neither the batch nor what the others write changes it.
     """
 
-    def __init__(self, seeds: list[tuple[int, ...]]):
-        self.generators = [sample_generator(seed) for seed in seeds]
+    def __init__(self, seeds: Seeds):
+        self.seeds, self.written = seeds, 0
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """scores: [B, V] logits of the next token."""
-        drawn = torch.stack(
-            [torch.empty(scores.shape[1]).exponential_(generator=own) for own in self.generators]
-        )
-        return scores - drawn.log().to(scores.device)
+        drawn = uniforms(self.seeds, 1, first=self.written, device=scores.device)
+        self.written += 1
+        below = scores.float().softmax(dim=1).cumsum(dim=1)
+        # Strictly above, so that a token of no probability is never drawn.
+        token = torch.searchsorted(below, drawn * below[:, -1:], right=True)
+        return torch.full_like(scores, -torch.inf).scatter_(1, token, 0.0)

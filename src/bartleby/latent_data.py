@@ -18,10 +18,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from bartleby.autoencoder import Autoencoder, LatentMoments, Latents, LatentStatistics
-from bartleby.batching import round_up
+from bartleby.batching import gathered, places_of, round_up
 from bartleby.checkpoints import load_tensors, made_once, read_json, replaced_folder, write_json
 from bartleby.errors import UserError
 from bartleby.messages import say
@@ -29,6 +30,7 @@ from bartleby.tokenization import encode_texts, passages
 
 MOMENT_PASSAGES = 5_000  # what the statistics are taken from where latents are not cached
 FREE_SHARE = 0.8  # of the free disk space that a cache may take
+GPU_SHARE = 0.4  # of a GPU's free memory that latents may take, to be gathered from there
 FORMAT = 1
 LENGTHS_FILE = "lengths.json"  # of a training run: how many passages have 0, 1, 2, ... tokens
 
@@ -71,25 +73,43 @@ class LatentData:
             self.cache, np.float16, "r", shape=(self._places[-1], self.autoencoder.channels)
         )
 
+    @cached_property
+    def _on_gpu(self) -> torch.Tensor | None:
+        """All raw latents in the GPU's memory, where they take no more than `GPU_SHARE` of what is free there."""
+        device = self.autoencoder.device
+        if self._raw.nbytes > GPU_SHARE * torch.cuda.mem_get_info(device)[0]:
+            return None
+        return torch.from_numpy(np.array(self._raw)).to(device)
+
     def token_ids(self, index: int) -> list[int]:
         """Token ids of one passage, <s> and </s> included."""
         return self.tokens[self.offsets[index] : self.offsets[index + 1]].tolist()
 
-    def batch(self, indices: np.ndarray, *, length_multiple: int = 1) -> Latents:
-        """Normalised latents of these passages, [B, C, L]; L is rounded up to `length_multiple`."""
+    def token_batch(self, indices: np.ndarray, *, padding: int) -> torch.Tensor:
+        """[B, L] token ids of these passages."""
+        return gathered(self.tokens, self.offsets, indices, padding=padding)[0]
+
+    def batch(
+        self,
+        indices: np.ndarray,
+        *,
+        length_multiple: int = 1,
+        device: torch.device | str = "cpu",
+    ) -> Latents:
+        """Normalised latents of these passages, [B, C, L], on `device`; L is rounded up to `length_multiple`."""
         length = round_up(int(self.lengths[indices].max()), length_multiple)
-        mask = torch.from_numpy(np.arange(length) < self.lengths[indices][:, None])
+        places, mask = places_of(self._places, indices, length=length)
+        mask = torch.from_numpy(mask).to(device)
         if self.cache is None:
             raw = dataclasses.replace(self.autoencoder, statistics=None)
-            encoded = raw.encode_tokens([self.token_ids(index) for index in indices]).values.cpu()
-            values = torch.zeros(len(indices), encoded.shape[1], length)
-            values[:, :, : encoded.shape[2]] = encoded
+            encoded = raw.encode_tokens([self.token_ids(index) for index in indices]).values
+            values = F.pad(encoded, (0, length - encoded.shape[2])).to(device)
+        elif torch.device(device).type == "cuda" and self._on_gpu is not None:
+            rows = self._on_gpu[torch.from_numpy(places).to(device)]
+            values = (rows.float() * mask[:, :, None]).transpose(1, 2)
         else:
-            rows = np.zeros((len(indices), length, self._raw.shape[1]), np.float16)
-            for row, index in zip(rows, indices, strict=True):
-                start, end = self._places[index], self._places[index + 1]
-                row[: end - start] = self._raw[start:end]
-            values = torch.from_numpy(rows).float().transpose(1, 2)
+            rows = torch.from_numpy(np.take(self._raw, places, axis=0)).to(device)
+            values = (rows.float() * mask[:, :, None]).transpose(1, 2)
         latents = Latents(values, mask)
         return self.statistics.normalise(latents) if self.statistics else latents
 

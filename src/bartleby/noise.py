@@ -102,8 +102,9 @@ def noise_experiment(
     for level in levels:
         for indices, latents in raw.encode_in_batches(sequences, tokens_per_batch=TOKENS_PER_BATCH):
             seeds = [(seed, int(index)) for index in indices]
-            noise = sample_noise(latents.mask.cpu(), raw.channels, seeds=seeds)
-            noise = noise.to(raw.device) * unit[:, None].to(raw.device)
+            noise = sample_noise(latents.mask, raw.channels, seeds=seeds) * unit[:, None].to(
+                raw.device
+            )
             noised = Latents(latents.values + level * noise, latents.mask)
             written = raw.decode_tokens(noised, settings)
             decoded = decode_ids(raw.tokenizer, written)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from diffusers import SchedulerMixin
 
+from bartleby.randomness import Seeds, normals
 from bartleby.schedules import alpha_bar_at, target_of
 
 LOSSES = ("mse", "l1", "cross-entropy")  # the last is of tokens, for token-transformer
@@ -96,14 +97,10 @@ def stratified_timesteps(count: int, steps: int, *, seed: tuple[int, ...]) -> to
     return torch.from_numpy(np.minimum((uniform * steps).astype(np.int64), steps - 1))
 
 
-def sample_noise(
-    mask: torch.Tensor, channels: int, *, seeds: list[tuple[int, ...]]
-) -> torch.Tensor:
-    """Gaussian noise [B, C, L], zero at padding; row i depends on seeds[i] and its own length alone."""
-    noise = torch.zeros(len(mask), channels, mask.shape[1])
-    for row, (seed, length) in enumerate(zip(seeds, mask.sum(dim=1).tolist(), strict=True)):
-        noise[row, :, :length] = torch.randn(length, channels, generator=sample_generator(seed)).T
-    return noise
+def sample_noise(mask: torch.Tensor, channels: int, *, seeds: Seeds) -> torch.Tensor:
+    """Gaussian noise [B, C, L], zero at padding; a place's depends on its row's seed and on itself alone."""
+    noise = normals(seeds, mask.shape[1] * channels, device=mask.device)
+    return (noise.view(*mask.shape, channels) * mask[:, :, None]).transpose(1, 2)
 
 
 def sample_generator(seed: tuple[int, ...]) -> torch.Generator:

@@ -28,7 +28,7 @@ from bartleby.compressor import Compressor
 from bartleby.defaults import SAMPLING_FILE, settings_from
 from bartleby.denoisers import TokenTransformer, load_denoiser
 from bartleby.denoisers.build import is_own
-from bartleby.drafts import CANDIDATE, NOISE, Callback, Draft, Writer
+from bartleby.drafts import NOISE, Callback, Draft, Writer
 from bartleby.errors import UserError, first_line
 from bartleby.latent_data import LENGTHS_FILE
 from bartleby.loading import BUNDLED, COMPRESSOR, check_weights, load_autoencoder, model_folder
@@ -396,8 +396,7 @@ def load_pipeline(
 
 def _seeds(seed: int, index: int, settings: SamplerSettings) -> list[tuple[int, ...]]:
     """A seed for each candidate of text `index`; the first is the same however many there are."""
-    others = range(1, settings.candidates)
-    return [(seed, index, NOISE), *((seed, index, CANDIDATE, other) for other in others)]
+    return [(seed, index, NOISE, candidate) for candidate in range(settings.candidates)]
 
 
 def _check_count(texts: int) -> None:

@@ -12,10 +12,10 @@ import torch
 from diffusers import DDPMScheduler, ModelMixin
 
 from bartleby.autoencoder import Autoencoder, Latents
-from bartleby.batching import cut_by_tokens, round_up
+from bartleby.batching import cut_by_tokens, pad, round_up
 from bartleby.objective import predicted_x0
 from bartleby.precision import autocast
-from bartleby.reading import token_nats
+from bartleby.reading import IGNORED, token_nats
 from bartleby.sampling import starting_noise
 
 TOKENS_PER_BATCH = 4096  # padded positions scored together
@@ -46,7 +46,8 @@ def prior_nats(
             denoiser, scheduler, own.to(denoiser.device), [seeds[index] for index in indices]
         )
         with autocast(autoencoder.device, autoencoder.dtype):
-            scores = token_nats(autoencoder.bart, autoencoder.readable(latents), sequences)
+            labels, _ = pad(sequences, IGNORED)
+            scores = token_nats(autoencoder.bart, autoencoder.readable(latents), labels)
         parts = scores.split([len(ids) for ids in sequences])
         nats[indices] = [float(part.mean()) for part in parts]
     return nats

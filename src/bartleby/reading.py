@@ -14,18 +14,18 @@ IGNORED = -100  # in place of a token that is not to be predicted
 
 
 def token_nats(
-    bart: BartForConditionalGeneration, latents: Latents, sequences: list[list[int]]
+    bart: BartForConditionalGeneration, latents: Latents, labels: torch.Tensor
 ) -> torch.Tensor:
-    """[n] nats of every token of these texts (token ids), text after text, as BART reads raw latents [B, C, L]."""
-    shape = (len(sequences), max(len(ids) for ids in sequences))
-    labels = torch.full(shape, IGNORED)
-    inputs = torch.full(shape, bart.config.pad_token_id)
-    for row, ids in enumerate(sequences):
-        labels[row, : len(ids)] = torch.tensor(ids)
-        inputs[row, : len(ids)] = torch.tensor([bart.config.decoder_start_token_id, *ids[:-1]])
-    labels, inputs = labels.to(bart.device), inputs.to(bart.device)
+    """[n] nats of every token of these texts, text after text, as BART reads raw latents [B, C, L].
+
+    labels: [B, L], token ids, IGNORED at padding.
+    """
+    labels = labels.to(bart.device)
+    start = torch.full_like(labels[:, :1], bart.config.decoder_start_token_id)
+    inputs = torch.cat([start, labels[:, :-1]], dim=1)
+    inputs = inputs.masked_fill(inputs == IGNORED, bart.config.pad_token_id)
     hidden_states = latents.values.transpose(1, 2).to(bart.device)
-    with attention_kernel(shape[1], bart.device):
+    with attention_kernel(labels.shape[1], bart.device):
         hidden = bart.model(
             decoder_input_ids=inputs,
             encoder_outputs=BaseModelOutput(last_hidden_state=hidden_states),
@@ -38,7 +38,7 @@ def token_nats(
 
 
 def reading_loss(
-    bart: BartForConditionalGeneration, latents: Latents, sequences: list[list[int]]
+    bart: BartForConditionalGeneration, latents: Latents, labels: torch.Tensor
 ) -> torch.Tensor:
     """The mean of `token_nats`."""
-    return token_nats(bart, latents, sequences).mean()
+    return token_nats(bart, latents, labels).mean()

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from diffusers import ModelMixin
 from transformers import BartForConditionalGeneration
 
@@ -37,7 +38,8 @@ from bartleby.objective import (
 from bartleby.optimisation import MuonAdamW, Timer, learning_rate, optimise
 from bartleby.precision import autocast
 from bartleby.pretrain import token_sequences
-from bartleby.reading import reading_loss
+from bartleby.randomness import stream_seeds
+from bartleby.reading import IGNORED, reading_loss
 from bartleby.train_run import Setup
 from bartleby.training import batch_candidates
 from bartleby.writing_decoder import READOUT, decoder_weights, deepen, untie_readout
@@ -156,8 +158,8 @@ def repair(
                 loss = denoising_loss(bart, batch.to(bart.device))
             else:
                 estimates = estimated_latents(config, setup, denoiser, rows, index)
-                ids = [setup.training.token_ids(row) for row in rows]
-                loss = reading_loss(bart, setup.autoencoder.readable(estimates), ids)
+                labels = setup.training.token_batch(rows, padding=IGNORED)
+                loss = reading_loss(bart, setup.autoencoder.readable(estimates), labels)
         optimise(optimizer, loss, rate=rate, clip=config.gradient_clip, step=index)
         if index + 1 == config.steps or saves.due():
             save_network(out, bart, optimizer, {"step": index + 1, "config": settings})
@@ -178,16 +180,15 @@ def estimated_latents(
     conditions a part is given of `config.conditioned`. Tokens are scored as in the denoiser's own training: all,
     or candidates for them.
     """
-    clean = setup.training.batch(indices, length_multiple=denoiser.length_multiple)
     device, seed = denoiser.device, config.seed
+    clean = setup.training.batch(indices, length_multiple=denoiser.length_multiple, device=device)
     most = setup.scheduler.config.num_train_timesteps
     first, last = round(config.quietest * most), round(config.noisiest * most)
     timesteps = stratified_timesteps(len(indices), max(1, last - first), seed=(seed, TIMES, step))
     timesteps = (timesteps + first).clamp_max(most - 1).to(device)
-    seeds = [(seed, NOISE, step, int(index)) for index in indices]
-    noise = sample_noise(clean.mask, clean.values.shape[1], seeds=seeds).to(device)
-    mask = clean.mask.to(device)
-    xt = setup.scheduler.add_noise(clean.values.to(device), noise, timesteps)
+    seeds = stream_seeds((seed, NOISE, step), indices)
+    noise, mask = sample_noise(clean.mask, clean.values.shape[1], seeds=seeds), clean.mask
+    xt = setup.scheduler.add_noise(clean.values, noise, timesteps)
     known = _known(config, setup, indices, step, mask)
     candidates = batch_candidates(
         setup.config, setup.training, indices, seed=(seed, CANDIDATES, step), device=device
@@ -214,14 +215,11 @@ def _known(config: RepairConfig, setup: Setup, indices, step: int, mask) -> torc
     """[B, L] ids of what is given of each passage, FREE elsewhere; None for a denoiser that takes none."""
     if not setup.config.objective.conditioned:
         return None
-    known = torch.full(mask.shape, FREE)
-    for row, index in enumerate(indices):
-        ids = np.array(setup.training.token_ids(index))
-        given = given_positions(
-            len(ids), config.conditioned, seed=(config.seed, GIVEN, step, int(index))
-        )
-        known[row, : len(ids)] = torch.from_numpy(np.where(given, ids, FREE))
-    return known.to(mask.device)
+    seeds = stream_seeds((config.seed, GIVEN, step), indices)
+    given = given_positions(setup.training.lengths[indices], config.conditioned, seeds=seeds)
+    tokens = setup.training.token_batch(indices, padding=FREE)
+    known = torch.where(torch.from_numpy(given), tokens, FREE)
+    return F.pad(known, (0, mask.shape[1] - known.shape[1]), value=FREE).to(mask.device)
 
 
 def _only_decoder(bart: BartForConditionalGeneration) -> dict[str, torch.nn.Parameter]:

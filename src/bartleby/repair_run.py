@@ -10,12 +10,13 @@ import torch
 from diffusers import ModelMixin
 
 from bartleby.autoencoder import STATISTICS_FILE, Latents
+from bartleby.batching import pad
 from bartleby.checkpoints import made_folder, replaced_folder, write_json
 from bartleby.console import print_json, progress_bar, say
 from bartleby.corpus import load_corpus, merge
 from bartleby.errors import UserError
 from bartleby.evaluation.latents import estimate_x0, noised
-from bartleby.reading import reading_loss
+from bartleby.reading import IGNORED, reading_loss
 from bartleby.repair import RepairConfig, repair
 from bartleby.run_log import LOG_EVERY, RunLog
 from bartleby.train_run import Setup, open_run, validation_sample
@@ -103,13 +104,14 @@ def run_repair(
 def measure_reading(setup: Setup, denoiser: ModelMixin) -> dict[str, float]:
     """Nats a token of held-out texts given the denoiser's estimates, at each timestep of `GRID`."""
     latents, sequences = validation_sample(setup.validation, VALIDATION_TEXTS)
+    labels, _ = pad(sequences, IGNORED)
     nats = {}
     for share in GRID:
         timestep = round(share * (setup.scheduler.config.num_train_timesteps - 1))
         xt, _ = noised(setup.scheduler, latents, timestep, seed=0)
         x0, _ = estimate_x0(denoiser, setup.scheduler, xt, latents.mask, timestep)
         estimates = setup.autoencoder.readable(Latents(x0, latents.mask))
-        nats[str(share)] = float(reading_loss(setup.autoencoder.bart, estimates, sequences))
+        nats[str(share)] = float(reading_loss(setup.autoencoder.bart, estimates, labels))
     return nats
 
 

@@ -16,6 +16,7 @@ from bartleby.autoencoder import DecodeSettings
 from bartleby.denoisers import TokenTransformer
 from bartleby.errors import UserError
 from bartleby.objective import predicted_x0, sample_noise
+from bartleby.randomness import Seeds, extended
 from bartleby.schedules import SAMPLERS, sampler
 
 START, STEP = range(2)  # what noise is for, so that no two draws share a stream
@@ -79,13 +80,9 @@ class SamplingStep:
     mask: torch.Tensor
 
 
-def starting_noise(
-    mask: torch.Tensor, channels: int, *, seeds: list[tuple[int, ...]]
-) -> torch.Tensor:
+def starting_noise(mask: torch.Tensor, channels: int, *, seeds: Seeds) -> torch.Tensor:
     """x_T, [B, C, L]: what `sample_latents` starts from where nothing else is given."""
-    return sample_noise(mask.cpu(), channels, seeds=[(*seed, START) for seed in seeds]).to(
-        mask.device
-    )
+    return sample_noise(mask, channels, seeds=extended(seeds, START))
 
 
 @torch.inference_mode()
@@ -96,7 +93,7 @@ def sample_latents(
     mask: torch.Tensor,
     settings: SamplerSettings,
     *,
-    seeds: list[tuple[int, ...]],
+    seeds: Seeds,
     known: torch.Tensor | None = None,
     strength: float = 1.0,
 ) -> Iterator[SamplingStep]:
@@ -121,8 +118,7 @@ def sample_latents(
         x0 = predicted_x0(noise_scheduler, prediction, xt, batch)
         noise = None
         if SAMPLERS[settings.sampler].draws_noise:
-            step_seeds = [(*seed, STEP, timestep) for seed in seeds]
-            noise = sample_noise(mask.cpu(), channels, seeds=step_seeds).to(xt.device)
+            noise = sample_noise(mask, channels, seeds=extended(seeds, STEP, timestep))
         xt = stepper.step(prediction, timestep, xt, **options_of(noise)).prev_sample
         previous = x0
         yield SamplingStep(index, len(timesteps), timestep, xt, x0, mask)

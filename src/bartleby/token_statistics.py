@@ -100,44 +100,46 @@ def _measure(data: LatentData) -> dict[str, torch.Tensor]:
     """The statistics of raw latents, in two passes: position means, then the rest about them."""
     channels = data.autoencoder.channels
     window, vocabulary = data.autoencoder.window, len(data.autoencoder.tokenizer)
-    sums = torch.zeros(window, channels, dtype=torch.float64)
-    seen = torch.zeros(window, dtype=torch.float64)
+    device = data.autoencoder.device  # a GPU has these sums at once
+    sums = torch.zeros(window, channels, dtype=torch.float64, device=device)
+    seen = torch.zeros(window, dtype=torch.float64, device=device)
     for latents, _, positions in _chunks(data):
         sums.index_add_(0, positions, latents.double())
         seen += torch.bincount(positions, minlength=window)
     overall = sums.sum(dim=0) / seen.sum()
     position_means = torch.where(seen[:, None] > 0, sums / seen[:, None].clamp_min(1), overall)
-    totals = torch.zeros(vocabulary, channels, dtype=torch.float64)
-    counts = torch.zeros(vocabulary, dtype=torch.float64)
-    products = torch.zeros(channels, channels, dtype=torch.float64)
+    totals = torch.zeros(vocabulary, channels, dtype=torch.float64, device=device)
+    counts = torch.zeros(vocabulary, dtype=torch.float64, device=device)
+    products = torch.zeros(channels, channels, dtype=torch.float64, device=device)
     for latents, tokens, positions in _chunks(data):
         rest = latents - position_means[positions].float()
         totals.index_add_(0, tokens, rest.double())
         counts += torch.bincount(tokens, minlength=vocabulary)
-        rest = rest.to(data.autoencoder.device)  # a GPU has this product at once
-        products += (rest.T @ rest).cpu().double()
+        products += (rest.T @ rest).double()
     token_means = totals / (counts + SHRINKAGE)[:, None]
     # Sum of (rest - mean)(rest - mean)' over all latents, each with its token's mean.
     crossed = token_means.T @ totals
     within = products - crossed - crossed.T + (token_means * counts[:, None]).T @ token_means
     return {
-        "position_means": position_means.float(),
-        "token_means": token_means.float(),
-        "counts": counts.float(),
-        "within": (within / counts.sum()).float(),
+        "position_means": position_means.float().cpu(),
+        "token_means": token_means.float().cpu(),
+        "counts": counts.float().cpu(),
+        "within": (within / counts.sum()).float().cpu(),
     }
 
 
 def _chunks(data: LatentData) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     """(raw latents [n, C], token ids [n], positions [n]) of real tokens, all of a cache or a sample without."""
     raw = dataclasses.replace(data, statistics=None)
+    device = data.autoencoder.device
     step = 1 if data.cache else max(1, len(data) // UNCACHED_PASSAGES)
     order = np.argsort(data.lengths[::step], kind="stable") * step
     for start in range(0, len(order), PASSAGES_PER_CHUNK):
         indices = order[start : start + PASSAGES_PER_CHUNK]
-        tokens = np.concatenate([raw.token_ids(index) for index in indices])
-        positions = np.concatenate([np.arange(raw.lengths[index]) for index in indices])
-        yield raw.batch(indices).real, torch.from_numpy(tokens), torch.from_numpy(positions)
+        latents = raw.batch(indices, device=device)
+        tokens = raw.token_batch(indices, padding=0).to(device)
+        positions = torch.arange(tokens.shape[1], device=device).expand_as(tokens)
+        yield latents.real, tokens[latents.mask], positions[latents.mask]
 
 
 def _normalised(raw: TokenStatistics, data: LatentData) -> TokenStatistics:

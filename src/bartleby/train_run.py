@@ -309,7 +309,7 @@ class Observer:
             row = {
                 "step": state.step,
                 "loss": state.loss,
-                "gradient_norm": state.gradient_norm,
+                "gradient_norm": float(state.gradient_norm),
                 "learning_rate": state.learning_rate,
                 "passages": state.passages,
                 "tokens": state.tokens,

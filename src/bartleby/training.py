@@ -26,7 +26,7 @@ from diffusers.training_utils import EMAModel
 from safetensors.torch import save_file
 
 from bartleby.autoencoder import Latents
-from bartleby.batching import endless_batches, plan_epoch
+from bartleby.batching import endless_batches, places_of, plan_epoch
 from bartleby.checkpoints import (
     check_same_settings,
     checkpoint_folder,
@@ -48,13 +48,13 @@ from bartleby.objective import (
     loss_weight,
     masked_loss,
     predicted_x0,
-    sample_generator,
     sample_noise,
     stratified_timesteps,
     training_target,
 )
 from bartleby.optimisation import Timer, learning_rate
 from bartleby.precision import chosen_device, network_dtype
+from bartleby.randomness import stream_seeds, uniforms
 from bartleby.reading import IGNORED
 
 # Settings that may differ when a run is resumed: how long it goes on, and what it reports.
@@ -83,7 +83,7 @@ class TrainingState:
     step: int
     steps: int
     loss: float | None
-    gradient_norm: float
+    gradient_norm: float | torch.Tensor
     learning_rate: float
     passages: int
     tokens: int
@@ -223,7 +223,7 @@ def train(
                 saved = _save(config, run, denoiser, optimizer, ema, counts)
             accelerator.wait_for_everyone()
         yield TrainingState(
-            step, steps, mean_loss, float(norm), rate, passages, tokens, saved, denoiser, ema
+            step, steps, mean_loss, norm, rate, passages, tokens, saved, denoiser, ema
         )
         if step >= steps:
             return
@@ -246,39 +246,38 @@ def make_batch(
     """
     seed, device = config.training.seed, accelerator.device
     rows = np.arange(len(indices))[accelerator.process_index :: accelerator.num_processes]
-    patterns = [
-        given_positions(
-            data.lengths[index],
-            config.objective.conditioned,
-            seed=(seed, GIVEN, epoch, int(index)),
-        )
-        for index in indices
-    ]
-    share = accelerator.num_processes / float(sum((~given).sum() for given in patterns))
+    lengths = data.lengths[indices]
+    given = given_positions(
+        lengths,
+        config.objective.conditioned,
+        seeds=stream_seeds((seed, GIVEN, epoch), indices),
+    )
+    share = accelerator.num_processes / float(lengths.sum() - given.sum())
     if len(rows) == 0:  # more processes than passages: take part in the step, add nothing to it
         rows, share = np.arange(1), 0.0
     timesteps = stratified_timesteps(
         len(indices), scheduler.config.num_train_timesteps, seed=(seed, TIMES, step)
     )
-    coins = torch.rand(len(indices), generator=sample_generator((seed, CONDITION, step)))
-    latents = data.batch(indices[rows], length_multiple=denoiser.length_multiple)
-    seeds = [(seed, NOISE, epoch, int(index)) for index in indices[rows]]
+    coins = uniforms([(seed, CONDITION, step)], len(indices))[0]
+    latents = data.batch(indices[rows], length_multiple=denoiser.length_multiple, device=device)
+    seeds = stream_seeds((seed, NOISE, epoch), indices[rows])
     noise = sample_noise(latents.mask, latents.values.shape[1], seeds=seeds)
     # Of the whole batch, so that every process scores the same tokens.
     candidates = batch_candidates(
         config, data, indices, seed=(seed, CANDIDATES, step), device=device
     )
+    width = latents.mask.shape[1]
+    known = torch.from_numpy(given[rows])[:, :width]
+    known = F.pad(known, (0, width - known.shape[1]))
     tokens = torch.zeros(latents.mask.shape, dtype=torch.long)
-    given = torch.zeros(latents.mask.shape, dtype=torch.bool)
-    for place, row in enumerate(rows if config.objective.loss == "cross-entropy" else []):
-        ids = data.token_ids(indices[row])
-        tokens[place, : len(ids)] = torch.tensor(ids)
-        given[place, : len(ids)] = torch.from_numpy(patterns[row])
+    if config.objective.loss == "cross-entropy":
+        tokens = data.token_batch(indices[rows], padding=0)
+        tokens = F.pad(tokens, (0, width - tokens.shape[1]))
     return Batch(
-        Latents(latents.values.to(device), latents.mask.to(device)),
+        latents,
         tokens.to(device),
-        given.to(device),
-        noise.to(device),
+        known.to(device),
+        noise,
         timesteps[rows].to(device),
         (coins[rows] < 0.5).to(device),
         share,
@@ -298,7 +297,8 @@ def batch_candidates(
     others = config.objective.candidates
     if not others:
         return None
-    tokens = np.concatenate([data.token_ids(index) for index in indices])
+    places, mask = places_of(data.offsets, indices)
+    tokens = data.tokens[places[mask]]
     vocabulary = len(data.autoencoder.tokenizer)
     return draw_candidates(tokens, vocabulary, others=others, seed=seed).to(device)
 

@@ -50,8 +50,7 @@ def noised(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(x_t, noise) of clean latents; text i's noise depends on the seed, the timestep and i alone."""
     seeds = [(seed, timestep, index) for index in range(len(latents.mask))]
-    noise = sample_noise(latents.mask.cpu(), latents.values.shape[1], seeds=seeds)
-    noise = noise.to(latents.values.device)
+    noise = sample_noise(latents.mask, latents.values.shape[1], seeds=seeds)
     alpha_bar = alpha_bar_at(scheduler, torch.full((1,), timestep, device=noise.device))
     return alpha_bar.sqrt() * latents.values + (1 - alpha_bar).sqrt() * noise, noise
 
