@@ -19,22 +19,28 @@ from bartleby.batching import endless_batches, gathered
 from bartleby.checkpoints import digest_of, resume_network, save_network
 from bartleby.messages import say
 from bartleby.optimisation import Timer, learning_rate, optimise
-from bartleby.precision import attention_kernel, autocast, network_dtype
+from bartleby.precision import allow_tf32, attention_kernel, autocast, network_dtype
 from bartleby.pretrain import token_sequences
+from bartleby.randomness import seeded
 from bartleby.tokenization import decode_ids
 
 MAY_CHANGE = {"steps", "decay_share", "checkpoint_minutes"}  # when a run is resumed
 TEXTS_PER_BATCH = 64
+ORDER, DROPOUT = range(2)  # what randomness is for
 
 
 @dataclass(frozen=True)
 class AutoregressiveConfig:
-    """width, layers, heads: of the transformer. The rest as in a denoiser's [training] table."""
+    """width, layers, heads: of the transformer.  dropout: share of what a layer adds that is left out at random.
+
+    The rest as in a denoiser's [training] table.
+    """
 
     width: int = 320
     layers: int = 6
     heads: int = 5
     window: int = 32
+    dropout: float = 0.0
     steps: int = 2000
     tokens_per_batch: int = 2048
     learning_rate: float = 1e-3
@@ -66,9 +72,10 @@ def train_autoregressive(
     sequences = token_sequences(tokenizer, texts, window=config.window)
     lengths = np.array([len(sequence) for sequence in sequences])
     flat, offsets = np.concatenate(sequences), np.concatenate([[0], np.cumsum(lengths)])
+    allow_tf32(device)
     saves, dtype = Timer(config.checkpoint_minutes), network_dtype(device)
     planned = endless_batches(
-        lengths, tokens_per_batch=config.tokens_per_batch, seed=(config.seed,), skip=step
+        lengths, tokens_per_batch=config.tokens_per_batch, seed=(config.seed, ORDER), skip=step
     )
     for _, indices in planned:
         if step >= config.steps:
@@ -76,7 +83,8 @@ def train_autoregressive(
         rate = learning_rate(config, step, steps=config.steps)
         ids, mask = gathered(flat, offsets, indices, padding=tokenizer.pad_token_id)
         ids, mask = ids.to(device), mask.to(device)
-        with autocast(device, dtype), attention_kernel(ids.shape[1], device):
+        kernel = attention_kernel(ids.shape[1], device)
+        with autocast(device, dtype), kernel, seeded((config.seed, DROPOUT, step), device):
             hidden = model.transformer(input_ids=ids, attention_mask=mask.long()).last_hidden_state
             real = mask[:, 1:]
             logits = model.lm_head(hidden[:, :-1][real])
@@ -99,8 +107,8 @@ def new_model(config: AutoregressiveConfig, tokenizer: PreTrainedTokenizerBase) 
                 n_embd=config.width,
                 n_layer=config.layers,
                 n_head=config.heads,
-                resid_pdrop=0.0,
-                embd_pdrop=0.0,
+                resid_pdrop=config.dropout,
+                embd_pdrop=config.dropout,
                 attn_pdrop=0.0,
                 bos_token_id=tokenizer.bos_token_id,
                 eos_token_id=tokenizer.eos_token_id,
@@ -124,10 +132,9 @@ def write_autoregressive(
     """
     texts: list[str] = []
     prompt = torch.full((TEXTS_PER_BATCH, 1), tokenizer.bos_token_id, device=model.device)
-    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
-        # Batches are always full, so that `count` changes no text.
-        for batch in range(-(-count // TEXTS_PER_BATCH)):
-            torch.manual_seed(int(np.random.SeedSequence((seed, batch)).generate_state(1)[0]))
+    # Batches are always full, so that `count` changes no text.
+    for batch in range(-(-count // TEXTS_PER_BATCH)):
+        with seeded((seed, batch), model.device):
             written = model.generate(
                 prompt,
                 attention_mask=torch.ones_like(prompt),

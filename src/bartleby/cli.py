@@ -18,6 +18,7 @@ from bartleby.cli_options import (
     Seed,
     SpacedLevels,
     Split,
+    TokensPerBatch,
     Window,
     app,
     read_texts_given,
@@ -311,6 +312,8 @@ def repair(
             help="Share of what a decoder's layer adds that is left out at random, 0 to 1."
         ),
     ] = 0.1,
+    tokens_per_batch: TokensPerBatch = 2048,
+    rate: Annotated[float, typer.Option("--learning-rate", min=1e-8, help="The highest.")] = 1e-3,
     save_every: Annotated[float, typer.Option(min=0, help="Minutes between checkpoints.")] = 4.0,
     column: Column = "text",
     device: Device = None,
@@ -335,6 +338,8 @@ def repair(
         conditioned=conditioned,
         copies=copies,
         dropout=dropout,
+        tokens_per_batch=tokens_per_batch,
+        learning_rate=rate,
         checkpoint_minutes=save_every,
         seed=seed,
     )
@@ -418,6 +423,7 @@ def study(
     only: Annotated[
         list[str] | None, typer.Option(help="Only this run of the matrix; may be repeated.")
     ] = None,
+    tokens_per_batch: TokensPerBatch = 2048,
     column: Column = "text",
     model: Model = None,
     device: Device = None,
@@ -436,7 +442,12 @@ def study(
     from bartleby.study_report import write_report
 
     settings = StudySettings(
-        data=data, column=column, model=model or "nano", epochs=epochs, seed=seed
+        data=data,
+        column=column,
+        model=model or "nano",
+        epochs=epochs,
+        tokens_per_batch=tokens_per_batch,
+        seed=seed,
     )
     settings = quick_settings(settings) if quick else settings
     if minutes is not None:

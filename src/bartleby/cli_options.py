@@ -90,6 +90,10 @@ Split = Annotated[
 ]
 Column = Annotated[str, typer.Option(help="Field of .jsonl or column of .csv that holds the text.")]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda. Default: cuda where there is one.")]
+TokensPerBatch = Annotated[
+    int,
+    typer.Option(min=1, help="Of an optimiser step; a GPU is filled by some ten thousand."),
+]
 Beams = Annotated[int, typer.Option(min=1, max=64, help="Beams of the decoder; 1 is greedy.")]
 
 

@@ -100,7 +100,7 @@ def stratified_timesteps(count: int, steps: int, *, seed: tuple[int, ...]) -> to
 def sample_noise(mask: torch.Tensor, channels: int, *, seeds: Seeds) -> torch.Tensor:
     """Gaussian noise [B, C, L], zero at padding; a place's depends on its row's seed and on itself alone."""
     noise = normals(seeds, mask.shape[1] * channels, device=mask.device)
-    return (noise.view(*mask.shape, channels) * mask[:, :, None]).transpose(1, 2)
+    return (noise.reshape(*mask.shape, channels) * mask[:, :, None]).transpose(1, 2)
 
 
 def sample_generator(seed: tuple[int, ...]) -> torch.Generator:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -53,11 +54,34 @@ def network_dtype(device: torch.device | str = "cpu") -> torch.dtype:
     return torch.float32
 
 
-def autocast(device: torch.device | str, dtype: torch.dtype) -> AbstractContextManager:
+@contextmanager
+def autocast(device: torch.device | str, dtype: torch.dtype) -> Iterator[None]:
     """Autocast for networks only; noise, statistics and losses stay in float32."""
-    if dtype == torch.float32:
-        return nullcontext()
-    return torch.autocast(torch.device(device).type, dtype=dtype)
+    device = torch.device(device)
+    half = torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
+    with half, _any_shape(device):
+        yield
+
+
+@contextmanager
+def exact(device: torch.device | str) -> Iterator[None]:
+    """Within, products of float32 matrices are float32's: no autocast, no TF32."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.autocast(torch.device(device).type, enabled=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def allow_tf32(device: torch.device | str) -> None:
+    """For training: from now on a GPU rounds the factors of float32 products, but for those under `exact`.
+
+    A vocabulary's scores are such products, and were a third of a step (docs/LOG.md).
+    """
+    if torch.device(device).type == "cuda":
+        torch.set_float32_matmul_precision("high")
 
 
 def attention_kernel(length: int, device: torch.device | str) -> AbstractContextManager:
@@ -68,4 +92,17 @@ def attention_kernel(length: int, device: torch.device | str) -> AbstractContext
     """
     if torch.device(device).type == "cpu" and length <= SHORT_TEXT:
         return sdpa_kernel(SDPBackend.MATH)
-    return nullcontext()
+    return _any_shape(torch.device(device))
+
+
+def _any_shape(device: torch.device) -> AbstractContextManager:
+    """On a GPU the attention kernels that need no preparation.
+
+    cuDNN's plans anew for every shape, and no two batches of texts have the same: that was a third of a training
+    step (docs/LOG.md).
+    """
+    if device.type != "cuda":
+        return nullcontext()
+    return sdpa_kernel(
+        [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+    )

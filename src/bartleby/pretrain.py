@@ -25,7 +25,7 @@ from bartleby.denoising import Corruption, DenoisingBatch, DenoisingBatches, den
 from bartleby.errors import UserError
 from bartleby.messages import say
 from bartleby.optimisation import Timer, learning_rate, optimise
-from bartleby.precision import attention_kernel, autocast, network_dtype
+from bartleby.precision import allow_tf32, attention_kernel, autocast, network_dtype
 from bartleby.tokenization import encode_texts, passages, train_tokenizer
 
 
@@ -137,6 +137,7 @@ def pretrain(
     sequences = token_sequences(tokenizer, texts, window=config.window)
     lengths = np.array([len(sequence) for sequence in sequences])
     batches = DenoisingBatches(tokenizer, config.corruption, window=config.window)
+    allow_tf32(device)
     dtype = network_dtype(device)
     saves = Timer(config.checkpoint_minutes)
     bart.train()

@@ -6,7 +6,8 @@ computed from n, so that whole batches, each row with a seed of its own, are dra
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -48,6 +49,15 @@ def stream_seeds(prefix: tuple[int, ...], indices: np.ndarray) -> np.ndarray:
     """[n, k + 1]: a seed for each of `indices`, all with the same beginning."""
     start = np.repeat(_table([prefix]), len(indices), axis=0)
     return np.concatenate([start, indices[:, None].astype(np.uint64)], axis=1)
+
+
+@contextmanager
+def seeded(seed: tuple[int, ...], device: torch.device | str) -> Iterator[None]:
+    """Within, what torch draws by itself (dropout, say) is the seed's; outside it is as if nothing had been drawn."""
+    device = torch.device(device)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(int(_keys([seed])[0] >> np.uint64(1)))
+        yield
 
 
 def _table(seeds: Seeds) -> np.ndarray:

@@ -31,14 +31,13 @@ from bartleby.given import FREE
 from bartleby.messages import say
 from bartleby.objective import (
     predicted_x0,
-    sample_generator,
     sample_noise,
     stratified_timesteps,
 )
 from bartleby.optimisation import MuonAdamW, Timer, learning_rate, optimise
-from bartleby.precision import autocast
+from bartleby.precision import allow_tf32, autocast
 from bartleby.pretrain import token_sequences
-from bartleby.randomness import stream_seeds
+from bartleby.randomness import seeded, stream_seeds
 from bartleby.reading import IGNORED, reading_loss
 from bartleby.train_run import Setup
 from bartleby.training import batch_candidates
@@ -117,6 +116,7 @@ def repair(
         deepen(bart, config.layers)
     if config.own_readout:
         untie_readout(bart)
+    allow_tf32(bart.device)
     weights = _only_decoder(bart)
     matrices = [w for name, w in weights.items() if w.ndim == 2 and name != READOUT]
     others = [w for name, w in weights.items() if w.ndim != 2 or name == READOUT]
@@ -239,9 +239,7 @@ def _dropout(
 
     The network's own settings would draw from a generator that no checkpoint holds.
     """
-    device = bart.device
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(sample_generator(seed).initial_seed())
+    with seeded(seed, bart.device):
         for layer in bart.model.decoder.layers:
             layer.dropout, layer.activation_dropout, layer.training = share, 0.0, share > 0
         try:

@@ -53,7 +53,7 @@ from bartleby.objective import (
     training_target,
 )
 from bartleby.optimisation import Timer, learning_rate
-from bartleby.precision import chosen_device, network_dtype
+from bartleby.precision import allow_tf32, chosen_device, network_dtype
 from bartleby.randomness import stream_seeds, uniforms
 from bartleby.reading import IGNORED
 
@@ -129,6 +129,7 @@ def make_accelerator(device: str | torch.device | None = None) -> Accelerator:
     device = chosen_device(device)
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)  # or accelerate would take the first
+    allow_tf32(device)
     fast = network_dtype(device) == torch.bfloat16
     return Accelerator(
         mixed_precision="bf16" if fast else "no",

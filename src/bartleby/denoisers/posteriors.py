@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from bartleby.denoisers.candidates import Candidates
+from bartleby.precision import exact
 
 SMALLEST_VARIANCE = 1e-4  # a component that never varies must not be divided by
 IMPOSSIBLE = -1e4  # logit of every other token where one is known
@@ -62,7 +63,7 @@ class WienerFilter(nn.Module):
     ) -> Posterior:
         """The posterior given x_t [B, C, L] at timesteps [B]."""
         # In half precision the way there and back would lose more than the noise of early timesteps.
-        with torch.autocast(sample.device.type, enabled=False):
+        with exact(sample.device):
             a = self.alpha_bar[timesteps][:, None, None]  # [B, 1, 1]
             eigenvalues = self.eigenvalues[:, None]
             z = self.basis.T @ sample.float()
@@ -77,7 +78,7 @@ class WienerFilter(nn.Module):
         self, posterior: Posterior, correction: torch.Tensor | None = None
     ) -> torch.Tensor:
         """x0 [B, C, L]: the posterior mean, plus a correction in units of its deviation."""
-        with torch.autocast(posterior.mean.device.type, enabled=False):
+        with exact(posterior.mean.device):
             return self.basis @ corrected(posterior, correction)
 
 
@@ -191,7 +192,7 @@ class TokenMixture(nn.Module):
             mask = torch.ones_like(sample[:, 0], dtype=torch.bool)
         # Probabilities of a whole vocabulary at every token: some texts at a time, or they fill a GPU.
         texts = torch.arange(len(sample)).split(max(1, POSITIONS // sample.shape[2]))
-        with torch.autocast(sample.device.type, enabled=False):
+        with exact(sample.device):
             parts = [self._infer(sample[own], timesteps[own], mask[own]) for own in texts]
         return Posterior(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
 
@@ -218,7 +219,7 @@ class TokenMixture(nn.Module):
         self, posterior: Posterior, correction: torch.Tensor | None = None
     ) -> torch.Tensor:
         """x0 [B, C, L]: the posterior mean, plus a correction in units of its deviation."""
-        with torch.autocast(posterior.mean.device.type, enabled=False):
+        with exact(posterior.mean.device):
             x0 = self.basis @ corrected(posterior, correction)
             return x0 + self._positions(x0.shape[2]).T
 

@@ -24,6 +24,7 @@ from bartleby.denoisers.candidates import Candidates
 from bartleby.denoisers.contract import Denoiser, at_real_tokens, batch_timesteps
 from bartleby.denoisers.posteriors import Evidence, TokenMixture, placed
 from bartleby.denoisers.transformer import Trunk
+from bartleby.precision import exact
 
 
 @dataclass(frozen=True)
@@ -90,8 +91,9 @@ class TokenTransformer(Denoiser):
         candidates: the V of the output are these tokens instead of the whole vocabulary.
         """
         timesteps = batch_timesteps(timestep, sample)
-        with torch.autocast(sample.device.type, enabled=False):
+        with exact(sample.device):
             seen = self.posterior.observe(sample, timesteps, mask, known, candidates)
+        with torch.autocast(sample.device.type, enabled=False):
             token = seen.logits.softmax(dim=1) @ seen.token_means
             inputs = placed(torch.cat([seen.z * seen.precision.sqrt(), token], dim=1), seen.mask)
             if self.config.self_conditioning:
