@@ -48,7 +48,9 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def same(first: dict, second: dict) -> bool:
-    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+    return first.keys() == second.keys() and all(
+        torch.equal(first[k].cpu(), second[k].cpu()) for k in first
+    )
 
 
 def train_for(tables: dict, out: Path, steps: int, *, save_every: float = 0.0) -> list[float]:

@@ -61,9 +61,8 @@ def gathered(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """As `pad`, of these sequences of many that lie one after another in `flat`; offsets: [n + 1], their places."""
     places, mask = places_of(offsets, indices)
-    return torch.from_numpy(
-        np.where(mask, flat[places], padding).astype(np.int64)
-    ), torch.from_numpy(mask)
+    ids = flat[places].astype(np.int64)  # first: unsigned ids have no room for a negative padding
+    return torch.from_numpy(np.where(mask, ids, padding)), torch.from_numpy(mask)
 
 
 def places_of(

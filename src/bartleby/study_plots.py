@@ -90,7 +90,7 @@ def _style(row: dict) -> dict:
         return {"color": "0.3", "linestyle": line, "linewidth": 1, "label": row["name"]}
     style = {"color": TARGET_COLOURS[row["target"]], "linewidth": 1.5, "label": row["name"]}
     if "+" in row["name"]:
-        colour = "tab:purple" if "mixture" in row["name"] else "tab:orange"
+        colour = "tab:purple" if "mixture" in row["name"] else "tab:brown"
         style |= {"color": colour, "linewidth": 2}
     elif "narrow" in row["name"] or "wide" in row["name"]:
         style |= {"linestyle": "--" if "narrow" in row["name"] else "-.", "alpha": 0.6}
