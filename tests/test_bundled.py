@@ -108,7 +108,7 @@ def test_the_generator_knows_licence_clean_text_only(generator):
     assert record["config"]["data"]["source"] == "data/sentences"
     for folder in (bundled_folder(), bundled_folder() / "generator"):
         repaired = json.loads((folder / "repair.json").read_text())
-        assert set(repaired["data"]) == {"sentences", "wikitext-2", "books"}
+        assert set(repaired["data"]) <= {"sentences", "wikitext-2", "books"}
     assert generator.default_settings.steps <= 50
 
 

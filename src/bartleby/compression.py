@@ -21,13 +21,13 @@ from bartleby.checkpoints import digest_of, resume_network, save_network
 from bartleby.compressor import Compressor
 from bartleby.errors import UserError
 from bartleby.messages import say
-from bartleby.objective import sample_generator
 from bartleby.optimisation import Timer, learning_rate, optimise
 from bartleby.precision import autocast
 from bartleby.pretrain import token_sequences
+from bartleby.randomness import extended, normals, stream_seeds, uniforms
 from bartleby.reading import IGNORED, reading_loss
 
-ORDER, NOISE = range(2)  # what randomness is for
+ORDER, NOISE, DEVIATION = range(3)  # what randomness is for
 MAY_CHANGE = {"steps", "decay_share", "checkpoint_minutes"}  # when a run is resumed
 STATISTICS_TEXTS = 5_000
 
@@ -160,10 +160,10 @@ def _losses(config, raw: Autoencoder, compressor: Compressor, sequences, step: i
     values, mask = latents.values.clone(), latents.mask.clone()  # out of inference mode
     with autocast(raw.device, raw.dtype):
         vectors = compressor.compress(values, mask)
-        generator = sample_generator((config.seed, NOISE, step))
-        deviation = config.noise * torch.rand(len(vectors), 1, 1, generator=generator)
-        drawn = deviation * torch.randn(vectors.shape, generator=generator)
-        expanded = compressor.expand(vectors + drawn.to(vectors.device))
+        seeds = stream_seeds((config.seed, step), np.arange(len(vectors)))
+        drawn = normals(extended(seeds, NOISE), vectors[0].numel(), device=vectors.device)
+        deviation = config.noise * uniforms(extended(seeds, DEVIATION), 1, device=vectors.device)
+        expanded = compressor.expand(vectors + (deviation * drawn).view_as(vectors))
         nats = reading_loss(raw.bart, all_real(expanded), pad(sequences, IGNORED)[0])
     length = mask.shape[1]
     error = (expanded[:, :, :length] - values) / compressor.std[:, None]

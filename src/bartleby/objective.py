@@ -101,9 +101,3 @@ def sample_noise(mask: torch.Tensor, channels: int, *, seeds: Seeds) -> torch.Te
     """Gaussian noise [B, C, L], zero at padding; a place's depends on its row's seed and on itself alone."""
     noise = normals(seeds, mask.shape[1] * channels, device=mask.device)
     return (noise.reshape(*mask.shape, channels) * mask[:, :, None]).transpose(1, 2)
-
-
-def sample_generator(seed: tuple[int, ...]) -> torch.Generator:
-    """A generator of its own for each tuple of integers."""
-    state = np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(state) % 2**63)
