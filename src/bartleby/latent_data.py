@@ -104,14 +104,16 @@ class LatentData:
             raw = dataclasses.replace(self.autoencoder, statistics=None)
             encoded = raw.encode_tokens([self.token_ids(index) for index in indices]).values
             values = F.pad(encoded, (0, length - encoded.shape[2])).to(device)
-        elif torch.device(device).type == "cuda" and self._on_gpu is not None:
-            rows = self._on_gpu[torch.from_numpy(places).to(device)]
-            values = (rows.float() * mask[:, :, None]).transpose(1, 2)
         else:
-            rows = torch.from_numpy(np.take(self._raw, places, axis=0)).to(device)
-            values = (rows.float() * mask[:, :, None]).transpose(1, 2)
+            values = (self._raw_at(places, device).float() * mask[:, :, None]).transpose(1, 2)
         latents = Latents(values, mask)
         return self.statistics.normalise(latents) if self.statistics else latents
+
+    def _raw_at(self, places: np.ndarray, device: torch.device | str) -> torch.Tensor:
+        """The cache's latents at these places [B, L], as [B, L, C] on `device`."""
+        if torch.device(device).type == "cuda" and self._on_gpu is not None:
+            return self._on_gpu[torch.from_numpy(places).to(device)]
+        return torch.from_numpy(np.take(self._raw, places, axis=0)).to(device)
 
     def covariance(self) -> torch.Tensor:
         """Covariance [C, C] of the latents as `batch` returns them."""
