@@ -57,10 +57,13 @@ def tokens_at_once(device: torch.device, *, on_cpu: int) -> int:
 
 
 def gathered(
-    flat: np.ndarray, offsets: np.ndarray, indices: np.ndarray, *, padding: int
+    flat: np.ndarray, offsets: np.ndarray, indices: np.ndarray, *, padding: int, length: int = 0
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """As `pad`, of these sequences of many that lie one after another in `flat`; offsets: [n + 1], their places."""
-    places, mask = places_of(offsets, indices)
+    """As `pad`, of these sequences of many that lie one after another in `flat`; offsets: [n + 1], their places.
+
+    length: L, by default the longest's.
+    """
+    places, mask = places_of(offsets, indices, length=length)
     ids = flat[places].astype(np.int64)  # first: unsigned ids have no room for a negative padding
     return torch.from_numpy(np.where(mask, ids, padding)), torch.from_numpy(mask)
 

@@ -39,19 +39,27 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
     """A temporary folder to fill, renamed to `folder` at the end; on an error nothing is left behind."""
     temporary = folder.with_name(f".{folder.name}.partial")
     try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        yield temporary
-        _sync(temporary)
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.rename(temporary, folder)
-    except OSError as error:
-        raise UserError(f"cannot write '{folder}': {error.strerror or error}") from None
-    except SafetensorError as error:  # how safetensors reports a full disk
-        raise UserError(f"cannot write '{folder}': {error}") from None
+        with _writing(folder):
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            yield temporary
+            _sync(temporary)
+            if folder.exists():
+                shutil.rmtree(folder)
+            os.rename(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Within, what cannot be written is a UserError that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write '{path}': {error.strerror or error}") from None
+    except SafetensorError as error:  # how safetensors reports a full disk
+        raise UserError(f"cannot write '{path}': {error}") from None
 
 
 def _sync(folder: Path) -> None:
@@ -66,12 +74,9 @@ def replaced_file(path: Path) -> Iterator[Path]:
     """A temporary file to write, renamed to `path` at the end; on an error nothing is left behind."""
     temporary = path.with_name(f".{path.name}.partial")
     try:
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"cannot write '{path}': {error.strerror or error}") from None
-    except SafetensorError as error:  # how safetensors reports a full disk
-        raise UserError(f"cannot write '{path}': {error}") from None
+        with _writing(path):
+            yield temporary
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -85,9 +85,9 @@ class LatentData:
         """Token ids of one passage, <s> and </s> included."""
         return self.tokens[self.offsets[index] : self.offsets[index + 1]].tolist()
 
-    def token_batch(self, indices: np.ndarray, *, padding: int) -> torch.Tensor:
-        """[B, L] token ids of these passages."""
-        return gathered(self.tokens, self.offsets, indices, padding=padding)[0]
+    def token_batch(self, indices: np.ndarray, *, padding: int, length: int = 0) -> torch.Tensor:
+        """[B, L] token ids of these passages; L is `length`, by default the longest's."""
+        return gathered(self.tokens, self.offsets, indices, padding=padding, length=length)[0]
 
     def batch(
         self,
@@ -97,6 +97,17 @@ class LatentData:
         device: torch.device | str = "cpu",
     ) -> Latents:
         """Normalised latents of these passages, [B, C, L], on `device`; L is rounded up to `length_multiple`."""
+        latents = self.raw_batch(indices, length_multiple=length_multiple, device=device)
+        return self.statistics.normalise(latents) if self.statistics else latents
+
+    def raw_batch(
+        self,
+        indices: np.ndarray,
+        *,
+        length_multiple: int = 1,
+        device: torch.device | str = "cpu",
+    ) -> Latents:
+        """As `batch`, not normalised."""
         length = round_up(int(self.lengths[indices].max()), length_multiple)
         places, mask = places_of(self._places, indices, length=length)
         mask = torch.from_numpy(mask).to(device)
@@ -106,8 +117,7 @@ class LatentData:
             values = F.pad(encoded, (0, length - encoded.shape[2])).to(device)
         else:
             values = (self._raw_at(places, device).float() * mask[:, :, None]).transpose(1, 2)
-        latents = Latents(values, mask)
-        return self.statistics.normalise(latents) if self.statistics else latents
+        return Latents(values, mask)
 
     def _raw_at(self, places: np.ndarray, device: torch.device | str) -> torch.Tensor:
         """The cache's latents at these places [B, L], as [B, L, C] on `device`."""

@@ -58,7 +58,7 @@ def network_dtype(device: torch.device | str = "cpu") -> torch.dtype:
 def autocast(device: torch.device | str, dtype: torch.dtype) -> Iterator[None]:
     """Autocast for networks only; noise, statistics and losses stay in float32."""
     device = torch.device(device)
-    half = torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
+    half = nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype=dtype)
     with half, _any_shape(device):
         yield
 

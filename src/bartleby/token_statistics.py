@@ -6,7 +6,6 @@ latent cache, since two passes over all latents take a while.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,14 +129,13 @@ def _measure(data: LatentData) -> dict[str, torch.Tensor]:
 
 def _chunks(data: LatentData) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     """(raw latents [n, C], token ids [n], positions [n]) of real tokens, all of a cache or a sample without."""
-    raw = dataclasses.replace(data, statistics=None)
     device = data.autoencoder.device
     step = 1 if data.cache else max(1, len(data) // UNCACHED_PASSAGES)
     order = np.argsort(data.lengths[::step], kind="stable") * step
     for start in range(0, len(order), PASSAGES_PER_CHUNK):
         indices = order[start : start + PASSAGES_PER_CHUNK]
-        latents = raw.batch(indices, device=device)
-        tokens = raw.token_batch(indices, padding=0).to(device)
+        latents = data.raw_batch(indices, device=device)
+        tokens = data.token_batch(indices, padding=0).to(device)
         positions = torch.arange(tokens.shape[1], device=device).expand_as(tokens)
         yield latents.real, tokens[latents.mask], positions[latents.mask]
 

@@ -268,16 +268,14 @@ def make_batch(
         config, data, indices, seed=(seed, CANDIDATES, step), device=device
     )
     width = latents.mask.shape[1]
-    known = torch.from_numpy(given[rows])[:, :width]
-    known = F.pad(known, (0, width - known.shape[1]))
     tokens = torch.zeros(latents.mask.shape, dtype=torch.long)
     if config.objective.loss == "cross-entropy":
-        tokens = data.token_batch(indices[rows], padding=0)
-        tokens = F.pad(tokens, (0, width - tokens.shape[1]))
+        tokens = data.token_batch(indices[rows], padding=0, length=width)
     return Batch(
         latents,
         tokens.to(device),
-        known.to(device),
+        # The longest passage of the batch may be another process's: cut, or padded.
+        F.pad(torch.from_numpy(given[rows]), (0, width - given.shape[1])).to(device),
         noise,
         timesteps[rows].to(device),
         (coins[rows] < 0.5).to(device),
