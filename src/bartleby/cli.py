@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from bartleby import cli_measure, cli_writing
+from bartleby import cli_measure, cli_playground, cli_writing
 from bartleby.cli_options import (
     Beams,
     Column,
@@ -460,6 +460,7 @@ def study(
 
 cli_writing.register(app)
 cli_measure.register(app)
+cli_playground.register(app)
 
 
 def run() -> None:

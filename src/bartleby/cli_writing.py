@@ -67,7 +67,6 @@ Candidates = Annotated[
     typer.Option(min=1, help="How many are written of each text; the one that reads best stays."),
 ]
 CHUNK = 256  # texts written before the first is printed: enough to batch similar lengths
-WATCHED_STEPS = 16
 
 
 def generate(
@@ -108,13 +107,18 @@ def generate(
 
     Example: bartleby generate -n 5 --prompt "The old man"
     """
-    from bartleby.console import progress_bar
+    from bartleby.console import progress_bar, say
     from bartleby.pipeline import load_pipeline
+    from bartleby.watching import watcher
 
     pipeline = load_pipeline(model, bart=bart, device=device)
     settings = _settings(pipeline.default_settings, context)
     decoding = _announce(settings, beams, seed)
-    callback = _watcher(pipeline, first) if watch else None
+    callback = None
+    if watch:
+        callback = watcher(
+            pipeline, first, lambda step, text: say(f"  step {step:>3}  {text}"), decoding
+        )
     empty = 0
     with progress_bar("generate", total=number) as bar:
         for start in range(first, first + number, CHUNK):
@@ -349,21 +353,3 @@ def _say_empty(empty: int, number: int) -> None:
 
     if empty:
         say(f"{empty:,} of {number:,} texts are empty")
-
-
-def _watcher(pipeline, number: int):
-    """A callback that says what the decoder reads of a text as it emerges: at all of few steps, at some of many."""
-    from bartleby.autoencoder import Latents
-    from bartleby.console import say
-
-    def watch(step, numbers: list[int]) -> None:
-        last = step.steps - 1
-        shown = {round(index * last / (WATCHED_STEPS - 1)) for index in range(WATCHED_STEPS)}
-        if number not in numbers or step.index not in shown:
-            return
-        row = numbers.index(number)
-        latents = Latents(step.x0[row : row + 1], step.mask[row : row + 1])
-        (text,) = pipeline.autoencoder.decode(latents)
-        say(f"  step {step.index + 1:>3}  {text}")
-
-    return watch

@@ -42,6 +42,11 @@ class Draft:
     start: torch.Tensor | None = None
 
 
+def decoding_seed(seed: tuple[int, ...]) -> tuple[int, ...]:
+    """What the decoder draws with, of a draft's own seed."""
+    return (*seed, DECODE)
+
+
 @dataclass(frozen=True)
 class Writer:
     """Makes token ids of drafts. The autoencoder's statistics are those that the denoiser was trained with."""
@@ -77,7 +82,7 @@ class Writer:
             latents = self._denoise(
                 batch, strength, [numbers[index] for index in indices], callback
             )
-            seeds = [(*draft.seed, DECODE) for draft in batch]
+            seeds = [decoding_seed(draft.seed) for draft in batch]
             given = [draft.given for draft in batch] if batch[0].given else None
             ids = self.autoencoder.decode_tokens(latents, decoding, given=given, seeds=seeds)
             for index, sequence in zip(indices, ids, strict=True):

@@ -41,7 +41,8 @@ class Draws(LogitsProcessor):
         """scores: [B, V] logits of the next token."""
         drawn = uniforms(self.seeds, 1, first=self.written, device=scores.device)
         self.written += 1
-        below = scores.float().softmax(dim=1).cumsum(dim=1)
+        # float64: a GPU sums in parallel, and in float32 its sum may fall where it should stand still.
+        below = scores.double().softmax(dim=1).cumsum(dim=1)
         # Strictly above, so that a token of no probability is never drawn.
         token = torch.searchsorted(below, drawn * below[:, -1:], right=True)
         return torch.full_like(scores, -torch.inf).scatter_(1, token, 0.0)

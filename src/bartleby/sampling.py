@@ -69,7 +69,7 @@ class SamplerSettings:
 class SamplingStep:
     """After one step of `steps`.  latents: x at the next, less noisy timestep.  x0: the estimate made here.
 
-    Both are [B, C, L]; mask: [B, L], True at real tokens.
+    Both are [B, C, L]; mask: [B, L], True at real tokens.  seeds: one a text, as `sample_latents` was given.
     """
 
     index: int
@@ -78,6 +78,7 @@ class SamplingStep:
     latents: torch.Tensor
     x0: torch.Tensor
     mask: torch.Tensor
+    seeds: Seeds
 
 
 def starting_noise(mask: torch.Tensor, channels: int, *, seeds: Seeds) -> torch.Tensor:
@@ -121,7 +122,7 @@ def sample_latents(
             noise = sample_noise(mask, channels, seeds=extended(seeds, STEP, timestep))
         xt = stepper.step(prediction, timestep, xt, **options_of(noise)).prev_sample
         previous = x0
-        yield SamplingStep(index, len(timesteps), timestep, xt, x0, mask)
+        yield SamplingStep(index, len(timesteps), timestep, xt, x0, mask, seeds)
 
 
 def _check_options(denoiser, settings: SamplerSettings, known) -> None:
