@@ -12,6 +12,8 @@ from conftest import TEXTS
 
 from bartleby.autoregressive import (
     AutoregressiveConfig,
+    new_model,
+    sized_like,
     train_autoregressive,
     write_autoregressive,
 )
@@ -76,6 +78,15 @@ def test_a_benchmark_has_every_row_and_reads_texts_it_wrote_before(pipeline, tmp
 def test_names_of_rows():
     assert name_of(SamplerSettings()) == "ddpm 50"
     assert name_of(SamplerSettings("ddim", 20, handover=0.3)) == "ddim 20 h0.3"
+
+
+@pytest.mark.parametrize("parameters", [3e5, 1e7, 1.8e7, 1.2e8])
+def test_the_autoregressive_model_is_of_the_size_asked_for(tokenizer, parameters):
+    config = sized_like(int(parameters), len(tokenizer), dropout=0.1)
+    with torch.device("meta"):
+        count = sum(weight.numel() for weight in new_model(config, tokenizer).parameters())
+    assert abs(count / parameters - 1) < 0.2
+    assert config.width == 64 * config.heads and config.dropout == 0.1
 
 
 def test_the_autoregressive_model_learns_resumes_and_writes(tokenizer, tmp_path):

@@ -67,6 +67,8 @@ def test_watch_shows_the_steps_on_standard_error(cli, generator_run):
     result = cli("generate", "-n", 2, "--steps", 5, "--watch", "--model", generator_run)
     assert len(result.stdout.splitlines()) == 2
     assert result.stderr.count("  step ") == 5
+    last = result.stderr.splitlines()[-1].split(maxsplit=2)[2]
+    assert last == result.stdout.splitlines()[0]
 
 
 def test_edit(cli, generator_run, tmp_path):

@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,6 +49,20 @@ class AutoregressiveConfig:
     decay_share: float = 0.4
     checkpoint_minutes: float = 4.0
     seed: int = 0
+
+
+def sized_like(parameters: int, vocabulary: int, **options: Any) -> AutoregressiveConfig:
+    """The configuration of a model of about so many parameters.
+
+    In GPT-2's proportions: 64 channels a head, about as many layers as heads.  options: its other fields.
+    """
+
+    def layers(heads: int) -> int:
+        width = 64 * heads
+        return max(1, round((parameters - vocabulary * width) / (12 * width**2)))
+
+    heads = min(range(1, 33), key=lambda heads: abs(layers(heads) - heads))
+    return AutoregressiveConfig(width=64 * heads, layers=layers(heads), heads=heads, **options)
 
 
 def train_autoregressive(

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bartleby.cli_options import Column, Device, Json, Model, Seed, Window, read_texts_given
+from bartleby.cli_options import (
+    Column,
+    Device,
+    Json,
+    Model,
+    Seed,
+    TokensPerBatch,
+    Window,
+    read_texts_given,
+)
 from bartleby.cli_writing import Bart, Generator
 
 if TYPE_CHECKING:
@@ -99,8 +108,15 @@ def benchmark(
         typer.Option("--decoder-min-p", help="A row each; may be repeated."),
     ] = None,
     autoregressive: Annotated[
-        int, typer.Option(min=0, help="Also train GPT-2 of nano's size for N steps; 0 does not.")
+        int,
+        typer.Option(
+            min=0, help="Also train a GPT-2 of the generator's size for N steps; 0 does not."
+        ),
     ] = 0,
+    tokens_per_batch: TokensPerBatch = 2048,
+    dropout: Annotated[
+        float, typer.Option(min=0, max=0.9, help="Share of what a layer of that GPT-2 adds.")
+    ] = 0.0,
     judge: Judge = None,
     embedder: Embedder = None,
     model: Generator = None,
@@ -117,7 +133,7 @@ def benchmark(
     import dataclasses
     from itertools import product
 
-    from bartleby.autoregressive import AutoregressiveConfig
+    from bartleby.autoregressive import sized_like
     from bartleby.benchmark import run_benchmark
     from bartleby.console import say
     from bartleby.errors import UserError
@@ -149,10 +165,16 @@ def benchmark(
         f"{len(human):,} texts a row · {seeds} seeds from {seed} · judge {judge or 'none'} · "
         f"embedder {embedder or 'none'}"
     )
-    window = pipeline.config.window
-    yardstick = (
-        AutoregressiveConfig(steps=autoregressive, window=window) if autoregressive else None
-    )
+    yardstick = None
+    if autoregressive:
+        yardstick = sized_like(
+            pipeline.trained_parameters,
+            len(pipeline.tokenizer),
+            steps=autoregressive,
+            window=pipeline.config.window,
+            tokens_per_batch=tokens_per_batch,
+            dropout=dropout,
+        )
     scores = run_benchmark(
         pipeline,
         evaluator,

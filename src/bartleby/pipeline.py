@@ -37,7 +37,7 @@ from bartleby.planning import Planner
 from bartleby.precision import chosen_device, network_dtype
 from bartleby.sampling import SamplerSettings
 from bartleby.tokenization import decode_ids
-from bartleby.writing_decoder import DECODER_FILE, load_decoder
+from bartleby.writing_decoder import DECODER_FILE, decoder_weights, load_decoder
 
 GENERATOR = "generator"  # the bundled model's, beside its BART
 PARTS = ("bart", "tokenizer", "denoiser", "scheduler")
@@ -170,6 +170,12 @@ class TextDiffusionPipeline(DiffusionPipeline):
     @property
     def _networks(self) -> list[torch.nn.Module]:
         return [part for part in (self.bart, self.denoiser, self.compressor) if part is not None]
+
+    @property
+    def trained_parameters(self) -> int:
+        """How many weights write: the denoiser's and those that are the decoder's alone."""
+        weights = [*self.denoiser.parameters(), *decoder_weights(self.bart).values()]
+        return sum(weight.numel() for weight in weights)
 
     @property
     def default_settings(self) -> SamplerSettings:
