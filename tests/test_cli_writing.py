@@ -143,7 +143,7 @@ def test_what_a_run_writes_with_is_chosen_once(cli, generator_run, tmp_path):
     assert "ddpm, 3 steps" in cli("generate", "-n", 1, "--model", run).stderr
     for arguments, message in (
         ((tmp_path, "--steps", 3), "is no finished run of bartleby train"),
-        ((run, "--decoder", tmp_path / "none"), "cannot copy"),
+        ((run, "--decoder", tmp_path / "none"), "has no decoder of its own"),
         ((run, "--handover", 2), "handover is 2.0; it must be"),
     ):
         result = cli("defaults", *arguments)

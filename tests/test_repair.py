@@ -7,11 +7,15 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from bartleby.checkpoints import made_folder
 from bartleby.errors import UserError
+from bartleby.loading import load_autoencoder
 from bartleby.repair import RepairConfig, _dropout, repair
 from bartleby.repair_run import GRID, measure_reading
 from bartleby.train_run import open_run
+from bartleby.writing_decoder import DECODER_FILE, deepen, save_decoder, untie_readout
 
 CONFIG = RepairConfig(
     steps=12, tokens_per_batch=256, learning_rate=3e-3, warmup_steps=2, checkpoint_minutes=0
@@ -123,3 +127,26 @@ def test_dropout_is_the_same_for_the_same_seed_and_over_after_the_step(generator
     assert not torch.equal(dropped(0.5, (1, 2)), plain)
     assert torch.equal(logits(), plain)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_it_begins_with_the_decoder_that_is_named(generator_run, model_folder, tmp_path, cli):
+    other = load_autoencoder(model_folder).bart
+    deepen(other, 4)
+    untie_readout(other)
+    save_decoder(other, made_folder(tmp_path / "other"))
+    options = ("--steps", 1, "--copies", 0, "--tokens-per-batch", 64, "--learning-rate", 1e-8)
+    result = cli(
+        "repair", generator_run, "--out", tmp_path / "new", "--start", tmp_path / "other", *options
+    )
+    assert result.exit_code == 0, result.stderr
+    new = load_file(tmp_path / "new" / DECODER_FILE)
+    assert new.keys() == load_file(tmp_path / "other" / DECODER_FILE).keys()
+    for start, message in (
+        (tmp_path / "none", "has no decoder of its own"),
+        ("nano", "another shape"),
+    ):
+        result = cli(
+            "repair", generator_run, "--out", tmp_path / "failed", "--start", start, *options
+        )
+        assert result.exit_code == 1 and message in result.stderr
+        assert not (tmp_path / "failed").exists()

@@ -281,6 +281,14 @@ def repair(
             help="What the decoder goes on copying, so that it does not forget; may be repeated. Default: the run's."
         ),
     ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN",
+            help="Begin with the decoder of another run or repair, or 'nano', the bundled generator's. "
+            "Default: the run's own.",
+        ),
+    ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 1200,
     layers: Annotated[
         int, typer.Option(min=0, help="The decoder's from then on; 0 leaves as many as it has.")
@@ -322,7 +330,8 @@ def repair(
 ) -> None:
     """Teach the decoder of a run's BART to read what its denoiser makes of noise. Resumes where it stopped.
 
-    A run with a decoder of its own goes on from that one.
+    A run with a decoder of its own goes on from that one. On little text or time, --start nano begins with one
+    that can write already, if the run's BART is nano.
 
     Example: bartleby repair runs/stories-generator --out runs/repaired
     """
@@ -343,7 +352,16 @@ def repair(
         checkpoint_minutes=save_every,
         seed=seed,
     )
-    run_repair(config, run, out, data=data or [], column=column, device=device, as_json=json)
+    run_repair(
+        config,
+        run,
+        out,
+        data=data or [],
+        start=start,
+        column=column,
+        device=device,
+        as_json=json,
+    )
 
 
 @app.command()

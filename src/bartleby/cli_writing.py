@@ -276,8 +276,11 @@ def defaults(
     context: typer.Context,
     run: Annotated[Path, typer.Argument(help="A finished run folder of bartleby train.")],
     decoder: Annotated[
-        Path | None,
-        typer.Option(help="A run folder of bartleby repair, whose decoder writes from now on."),
+        str | None,
+        typer.Option(
+            metavar="RUN",
+            help="Whose decoder writes from now on: of bartleby repair, another run, or 'nano'.",
+        ),
     ] = None,
     steps: Steps = None,
     sampler: SamplerName = None,

@@ -10,7 +10,7 @@ from typing import Any
 from bartleby.checkpoints import read_json, replaced_file, write_json
 from bartleby.errors import UserError
 from bartleby.sampling import SamplerSettings
-from bartleby.writing_decoder import DECODER_FILE
+from bartleby.writing_decoder import DECODER_FILE, decoder_folder
 
 SAMPLING_FILE = "sampling.json"
 
@@ -31,14 +31,15 @@ def read_defaults(run: Path) -> SamplerSettings:
     return settings_from(read_json(path) if path.exists() else {})
 
 
-def write_defaults(run: Path, settings: SamplerSettings, *, decoder: Path | None = None) -> None:
-    """Makes these the run's.  decoder: a run of `bartleby repair`, whose decoder is copied to write with."""
+def write_defaults(
+    run: Path, settings: SamplerSettings, *, decoder: str | Path | None = None
+) -> None:
+    """Makes these the run's.  decoder: as in `decoder_folder`; it is copied to write with."""
     if decoder is not None:
+        source = decoder_folder(decoder) / DECODER_FILE
         with replaced_file(run / DECODER_FILE) as temporary:
             try:
-                shutil.copy(decoder / DECODER_FILE, temporary)
+                shutil.copy(source, temporary)
             except OSError as error:
-                raise UserError(
-                    f"cannot copy '{decoder / DECODER_FILE}' to '{run}': {error.strerror}"
-                ) from None
+                raise UserError(f"cannot copy '{source}' to '{run}': {error.strerror}") from None
     write_json(run / SAMPLING_FILE, dataclasses.asdict(settings))

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from bartleby.console import check_plot_path, print_json, say, track, wrapped
 from bartleby.evaluation.reconstruction import reconstruct
-from bartleby.loading import load_autoencoder
+from bartleby.loading import GENERATOR, load_autoencoder
 from bartleby.noise import PANGRAM, PUBLISHED_LEVELS, curve, noise_experiment
-from bartleby.pipeline import GENERATOR, load_pipeline
+from bartleby.pipeline import load_pipeline
 from bartleby.plots import plot_noise_curve
 from bartleby.reports import noise_report
 from bartleby.restoration import load_trained_denoiser

@@ -20,6 +20,7 @@ from bartleby.precision import chosen_device, network_dtype
 
 BUNDLED = "nano"
 DEFAULT_WINDOW = 128
+GENERATOR = "generator"  # folder of the bundled model: what writes with its BART
 COMPRESSOR = "compressor"  # folder of a model whose latents are compressed
 HUB_FILES = ["*.json", "*.txt", "*.safetensors"]  # configuration, tokenizer, weights; no pickles
 

@@ -31,7 +31,14 @@ from bartleby.denoisers.build import is_own
 from bartleby.drafts import NOISE, Callback, Draft, Writer
 from bartleby.errors import UserError, first_line
 from bartleby.latent_data import LENGTHS_FILE
-from bartleby.loading import BUNDLED, COMPRESSOR, check_weights, load_autoencoder, model_folder
+from bartleby.loading import (
+    BUNDLED,
+    COMPRESSOR,
+    GENERATOR,
+    check_weights,
+    load_autoencoder,
+    model_folder,
+)
 from bartleby.messages import say
 from bartleby.planning import Planner
 from bartleby.precision import chosen_device, network_dtype
@@ -39,7 +46,6 @@ from bartleby.sampling import SamplerSettings
 from bartleby.tokenization import decode_ids
 from bartleby.writing_decoder import DECODER_FILE, decoder_weights, load_decoder
 
-GENERATOR = "generator"  # the bundled model's, beside its BART
 PARTS = ("bart", "tokenizer", "denoiser", "scheduler")
 EDITING_CANDIDATES, EDITING_MIN_P = 16, 0.1
 

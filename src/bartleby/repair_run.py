@@ -20,7 +20,7 @@ from bartleby.reading import IGNORED, reading_loss
 from bartleby.repair import RepairConfig, repair
 from bartleby.run_log import LOG_EVERY, RunLog
 from bartleby.train_run import Setup, open_run, validation_sample
-from bartleby.writing_decoder import load_decoder, save_decoder
+from bartleby.writing_decoder import decoder_folder, load_decoder, save_decoder
 
 VALIDATION_TEXTS = 128
 GRID = (0.0, 0.2, 0.4, 0.6, 0.8)  # timesteps, as shares of all
@@ -32,6 +32,7 @@ def run_repair(
     out: Path,
     *,
     data: list[str],
+    start: str | None = None,
     column: str = "text",
     store: str = "bfloat16",
     device: str | None = None,
@@ -39,14 +40,15 @@ def run_repair(
 ) -> None:
     """Trains the decoder of the BART that `run` was trained on; leaves the whole BART in `out/model`.
 
-    A run that writes with a decoder of its own (writing_decoder.py) goes on from that one.
+    It begins with the decoder named `start`, else with the run's own if it has one (writing_decoder.py), else with
+    that of its BART.
 
     data: texts for the steps that read latents as in pretraining; without any, the run's own.
     """
     setup, denoiser = open_run(run, device=device, say=say)
     if setup.autoencoder.compressor is not None:
         raise UserError(f"'{run}' works on compressed latents; only BART's own can be repaired")
-    load_decoder(setup.autoencoder.bart, run)
+    load_decoder(setup.autoencoder.bart, decoder_folder(start) if start else run)
     own = setup.config.data
     sources = [(source, column) for source in data] or [(own.source, own.column)]
     corpus = merge(load_corpus(source, column=field) for source, field in sources)
@@ -85,6 +87,7 @@ def run_repair(
         "nats_before": before,
         "nats_after": after,
         "data": [Path(source).name for source, _ in sources],
+        "start": start and Path(start).name,
     }
     _finish(setup, out, store, record)
     if as_json:

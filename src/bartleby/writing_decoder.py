@@ -18,6 +18,7 @@ from transformers import BartForConditionalGeneration
 
 from bartleby.checkpoints import replaced_file
 from bartleby.errors import UserError
+from bartleby.loading import BUNDLED, GENERATOR, model_folder
 from bartleby.quantisation import dequantised, quantised
 
 DECODER_FILE = "decoder.int8.safetensors"
@@ -69,6 +70,20 @@ def save_decoder(bart: BartForConditionalGeneration, folder: Path) -> None:
     tensors = {name: weight.detach().cpu() for name, weight in decoder_weights(bart).items()}
     with replaced_file(folder / DECODER_FILE) as temporary:
         save_file(quantised(tensors), temporary)
+
+
+def decoder_folder(name: str | Path) -> Path:
+    """The folder that holds a decoder: of a run that has its own, of `bartleby repair`, or "nano", the bundled one's.
+
+    UserError for one that holds none.
+    """
+    folder = model_folder(None) / GENERATOR if name == BUNDLED else Path(name)
+    if not (folder / DECODER_FILE).exists():
+        raise UserError(
+            f"'{name}' has no decoder of its own; name a folder of bartleby repair, a run that got one by "
+            f"bartleby defaults, or {BUNDLED}"
+        )
+    return folder
 
 
 @torch.no_grad()
