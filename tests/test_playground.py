@@ -66,6 +66,7 @@ def test_page(pipeline):
     blocks = page(pipeline, "tiny")
     buttons = {function.api_name: function for function in blocks.fns.values()}
     assert buttons.keys() == {"write", "edit", "infill", "interpolate"}
+    assert {function.concurrency_id for function in buttons.values()} == {"writing"}
     edit = buttons["edit"]
     values = [component.value for component in edit.inputs]
     steps = [component.label for component in edit.inputs].index("Steps")

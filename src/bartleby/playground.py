@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import gradio
 
 MOST_TEXTS = 64
-WAITING = 32  # visitors at once; one is served after another
+WAITING = 32  # visitors in line
 
 
 @dataclass(frozen=True)
@@ -237,7 +237,13 @@ def _connect(
         except UserError as error:
             raise gr.Error(str(error), print_exception=False) from None
 
-    button.click(run, [*inputs, seed, *knobs.values()], outputs, api_name=action.__name__)
+    button.click(
+        run,
+        [*inputs, seed, *knobs.values()],
+        outputs,
+        api_name=action.__name__,
+        concurrency_id="writing",  # of all buttons: one visitor is served after another
+    )
 
 
 def _knobs(gr: ModuleType, own: SamplerSettings) -> dict[str, Any]:
