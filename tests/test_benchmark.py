@@ -125,7 +125,7 @@ def test_the_command_prints_a_table_of_80_columns(cli, generator_run, tmp_path):
     assert result.exit_code == 0, result.stderr
     lines = result.stdout.splitlines()
     assert len(lines) == 12 and max(map(len, lines)) <= 80
-    assert lines[-2] == "perplexity and MAUVE: no model"
+    assert lines[-2] == "perplexity (± over seeds) and MAUVE: no model"
     rows = cli(*options, "--out", tmp_path / "out", "--json").stdout.splitlines()
     assert [json.loads(row)["row"] for row in rows][:3] == ["human", "ddpm 2", "ddpm 3"]
 

@@ -216,13 +216,14 @@ class Autoencoder:
         if len(sequences[longest]) > MAX_TRUNCATED_WINDOWS * self.window:
             raise UserError(
                 f"text {longest + 1} has {len(sequences[longest]):,} tokens; this model reads {self.window} at a time. "
-                "Pass --split to cut it into passages"
+                "Cut it into passages, as noise and reconstruct do with --split"
             )
         too_long = sum(len(sequence) > self.window for sequence in sequences)
         if too_long:
             say(
                 f"{too_long:,} of {len(texts):,} texts have more than {self.window} tokens "
-                f"(up to {len(sequences[longest]):,}) and are truncated; --split cuts them into passages"
+                f"(up to {len(sequences[longest]):,}) and are truncated; noise and reconstruct cut them into passages "
+                "with --split"
             )
         return [fit_to_window(sequence, self.window) for sequence in sequences]
 

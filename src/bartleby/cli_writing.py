@@ -59,12 +59,17 @@ DecoderMinP = Annotated[
     float | None,
     typer.Option(
         "--decoder-min-p",
-        help="Tokens less likely than this share of the likeliest, 0 to 1, are not drawn.",
+        help="Tokens less likely than this share of the likeliest, 0 to 1, are not drawn. In edit, infill "
+        "and interpolate at least 0.1 by default.",
     ),
 ]
 Candidates = Annotated[
     int | None,
-    typer.Option(min=1, help="How many are written of each text; the one that reads best stays."),
+    typer.Option(
+        min=1,
+        help="How many are written of each text; the one that reads best stays. In edit, infill and "
+        "interpolate 16 by default.",
+    ),
 ]
 CHUNK = 256  # texts written before the first is printed: enough to batch similar lengths
 

@@ -264,27 +264,30 @@ def benchmark_report(
             print_json({**row, "deviations": deviation and dataclasses.asdict(deviation)})
         return
     columns = {
-        "perplexity": ("perplexity", "{:.0f}", 11),
-        "mauve": ("MAUVE", "{:.3f}", 7),
-        "mauve_embedder": ("topics", "{:.3f}", 7),
-        "entropy": ("entropy", "{:.2f}", 8),
-        "diversity": ("divers.", "{:.3f}", 8),
-        "memorised": ("memory", "{:.1%}", 7),
-        "empty": ("empty", "{:.1%}", 7),
-        "duplicates": ("dupl.", "{:.1%}", 7),
+        "mauve": ("MAUVE", "{:.3f}"),
+        "mauve_embedder": ("topic", "{:.3f}"),
+        "entropy": ("entr.", "{:.2f}"),
+        "diversity": ("div.", "{:.3f}"),
+        "memorised": ("mem.", "{:.1%}"),
+        "empty": ("empty", "{:.1%}"),
+        "duplicates": ("dupl.", "{:.1%}"),
     }
-    print(f"{'':<18}" + "".join(f"{title:>{width}}" for title, _, width in columns.values()))
+    titles = "".join(f"{title:>6}" for title, _ in columns.values())
+    print(f"{'':<22}{'perpl.':>8}{'x human':>8}{titles}")
+    human = scores["human"][0].perplexity
     for name, (mean, deviation) in scores.items():
-        cells = []
-        for field, (_, form, width) in columns.items():
-            value = getattr(mean, field)
-            cell = "-" if value is None else form.format(value)
-            if field == "perplexity" and value is not None and deviation:
-                cell += f" ±{deviation.perplexity:.0f}"
-            cells.append(f"{cell:>{width}}")
-        print(f"{name:<18}" + "".join(cells))
-    print(f"perplexity and MAUVE: {Path(judge).name if judge else 'no model'}")
-    print(f"topics: MAUVE on {Path(embedder).name if embedder else 'no model'}; ± over seeds")
+        perplexity = ratio = "-"
+        if mean.perplexity is not None:
+            perplexity, ratio = f"{mean.perplexity:.0f}", f"{mean.perplexity / human:.2f}"
+            perplexity += f" ±{deviation.perplexity:.0f}" if deviation else ""
+        values = [(getattr(mean, field), form) for field, (_, form) in columns.items()]
+        cells = ["-" if value is None else form.format(value) for value, form in values]
+        line = "".join(f"{cell:>6}" for cell in cells)
+        print(f"{name:<22}{perplexity:>8}{ratio:>8}{line}")
+    print(f"perplexity (± over seeds) and MAUVE: {Path(judge).name if judge else 'no model'}")
+    print(
+        f"topic: MAUVE on {Path(embedder).name if embedder else 'no model'}; mem.: 4-grams in training"
+    )
 
 
 def edit_report(rows: list[EditScores], *, judge: str, embedder: str, as_json: bool) -> None:
