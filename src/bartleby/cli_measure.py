@@ -115,7 +115,12 @@ def benchmark(
     ] = 0,
     tokens_per_batch: TokensPerBatch = 2048,
     dropout: Annotated[
-        float, typer.Option(min=0, max=0.9, help="Share of what a layer of that GPT-2 adds.")
+        float,
+        typer.Option(
+            min=0,
+            max=0.9,
+            help="Share of what a layer of that GPT-2 adds that is left out at random.",
+        ),
     ] = 0.0,
     judge: Judge = None,
     embedder: Embedder = None,
