@@ -120,6 +120,20 @@ def test_averaged_weights_are_neither_the_trained_nor_the_first(tiny_config, tmp
     assert 0 < averaged[name].norm() < trained[name].norm() and first[name].norm() == 0
 
 
+def test_a_run_may_begin_with_what_another_has_learned(generator_config, generator_run):
+    tables = changed(generator_config, data_limit=4, denoiser_start=str(generator_run))
+    begun = prepare(config_from_dict(tables), say=quiet)[1]
+    fresh = prepare(
+        config_from_dict(tables | {"denoiser": generator_config["denoiser"]}), say=quiet
+    )[1]
+    there = load_denoiser(generator_run / "denoiser")
+    for name, weight in begun.named_parameters():
+        assert torch.equal(weight, there.get_parameter(name)), name
+    assert not torch.equal(begun.leave.weight, fresh.leave.weight)
+    assert same(dict(begun.named_buffers()), dict(fresh.named_buffers()))  # of its own texts
+    assert not same(dict(begun.named_buffers()), dict(there.named_buffers()))
+
+
 def test_it_learns_four_sentences_by_heart(tiny_config, tmp_path):
     tables = changed(
         tiny_config, data_limit=4, training_steps=200, training_learning_rate=2e-3,
@@ -175,6 +189,8 @@ def test_a_finished_run_says_so_and_can_be_made_longer(tiny_config, tmp_path):
         ({"training_tokens_per_batch": 31}, "training.tokens_per_batch is 31"),
         ({"autoencoder_model": "/none"}, "autoencoder: no model folder at '/none'"),
         ({"autoencoder_statistics": "model"}, "autoencoder.statistics is 'model', but"),
+        ({"denoiser_start": "/none"}, "denoiser.start: '/none/denoiser' holds no denoiser"),
+        ({"denoiser_start": "nano"}, "denoiser.start: .* of another shape than the new one: "),
         ({"data_source": "/none.txt"}, "data.source: no file or folder at '/none.txt'"),
     ],
 )  # fmt: skip

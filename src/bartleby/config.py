@@ -55,6 +55,9 @@ class DenoiserTable:
     self_conditioning: bool = False  # half of the time a transformer also sees its own estimate
     # The transformer corrects a closed-form estimate of x0: wiener (linear) or mixture (of tokens).
     precondition: str = "none"
+    start: str = (
+        ""  # begin with the weights of this run's denoiser, or of the bundled generator's: nano
+    )
 
 
 @dataclass(frozen=True)

@@ -101,6 +101,11 @@ def bundled_folder() -> Path:
     return Path(__file__).parent / "pretrained" / BUNDLED
 
 
+def generator_folder(name: str | Path) -> Path:
+    """The folder of a generator's own parts: a run's, or of "nano" the bundled one's."""
+    return bundled_folder() / GENERATOR if str(name) == BUNDLED else Path(name).expanduser()
+
+
 def model_folder(model: str | Path | None, *, marker: str = "config.json") -> Path:
     """The local folder of a model: bundled, named, or fetched from the hub into its cache.
 

@@ -29,7 +29,7 @@ from bartleby.config import TrainConfig, config_from_dict, config_to_dict
 from bartleby.console import progress_bar, say
 from bartleby.corpus import load_corpus
 from bartleby.denoisers import build_denoiser, load_denoiser
-from bartleby.denoisers.build import parameters, save_denoiser
+from bartleby.denoisers.build import parameters, save_denoiser, start_from
 from bartleby.denoisers.posteriors import TokenMixture
 from bartleby.errors import UserError
 from bartleby.evaluation.latents import (
@@ -40,7 +40,7 @@ from bartleby.evaluation.latents import (
     timestep_grid,
 )
 from bartleby.latent_data import LENGTHS_FILE, LatentData, open_latents
-from bartleby.loading import load_autoencoder
+from bartleby.loading import generator_folder, load_autoencoder
 from bartleby.run_log import LOG_EVERY, RunLog, read_log
 from bartleby.schedules import noise_scheduler
 from bartleby.token_statistics import fit_mixture, token_statistics
@@ -73,7 +73,7 @@ def prepare(
     say: Callable[[str], None] = say,
     like: Setup | None = None,
 ) -> tuple[Setup, ModelMixin]:
-    """Data and untrained denoiser of a run, checked before latents are encoded, if no cache holds them.
+    """Data and denoiser of a run as it begins, checked before latents are encoded, if no cache holds them.
 
     like: a setup whose data are used again where they are the same. Raises UserError that names the
     key at fault.
@@ -109,7 +109,7 @@ def _reusable(config: TrainConfig, like: Setup | None) -> Setup | None:
 
 
 def _new_denoiser(config: TrainConfig, autoencoder: Autoencoder) -> ModelMixin:
-    """Untrained, its tables not fitted; UserError if it does not fit the autoencoder or the batches."""
+    """As it begins, its tables not fitted; UserError if it does not fit the autoencoder or the batches."""
     channels = autoencoder.channels
     if config.denoiser.channels not in (0, channels):
         raise UserError(
@@ -121,7 +121,7 @@ def _new_denoiser(config: TrainConfig, autoencoder: Autoencoder) -> ModelMixin:
             f"training.tokens_per_batch is {config.training.tokens_per_batch}; a batch must hold a window "
             f"of {autoencoder.window} tokens"
         )
-    return build_denoiser(
+    denoiser = build_denoiser(
         config.denoiser.name,
         channels=channels,
         window=autoencoder.window,
@@ -134,6 +134,12 @@ def _new_denoiser(config: TrainConfig, autoencoder: Autoencoder) -> ModelMixin:
         own_options=config.denoiser.options,
         seed=config.training.seed,
     )
+    if config.denoiser.start:
+        try:
+            start_from(denoiser, generator_folder(config.denoiser.start) / "denoiser")
+        except UserError as error:
+            raise UserError(f"denoiser.start: {error}") from None
+    return denoiser
 
 
 def _open_setup(config: TrainConfig, autoencoder: Autoencoder, say, like: Setup | None) -> Setup:

@@ -18,7 +18,7 @@ from transformers import BartForConditionalGeneration
 
 from bartleby.checkpoints import replaced_file
 from bartleby.errors import UserError
-from bartleby.loading import BUNDLED, GENERATOR, model_folder
+from bartleby.loading import BUNDLED, generator_folder
 from bartleby.quantisation import dequantised, quantised
 
 DECODER_FILE = "decoder.int8.safetensors"
@@ -77,7 +77,7 @@ def decoder_folder(name: str | Path) -> Path:
 
     UserError for one that holds none.
     """
-    folder = model_folder(None) / GENERATOR if name == BUNDLED else Path(name)
+    folder = generator_folder(name)
     if not (folder / DECODER_FILE).exists():
         raise UserError(
             f"'{name}' has no decoder of its own; name a folder of bartleby repair, a run that got one by "

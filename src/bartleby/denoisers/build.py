@@ -208,6 +208,25 @@ def load_denoiser(folder: str | Path) -> ModelMixin:
     return denoiser.float().eval()
 
 
+@torch.no_grad()
+def start_from(denoiser: ModelMixin, folder: Path) -> None:
+    """Gives a new denoiser, in place, what the one saved in `folder` has learned; tables stay as they were fitted.
+
+    UserError, and nothing changed, if its parameters have other names or shapes.
+    """
+    saved = dict(load_denoiser(folder).named_parameters())
+    own = dict(denoiser.named_parameters())
+    for name in own | saved:
+        here, there = (tuple(part[name].shape) if name in part else None for part in (own, saved))
+        if here != there:
+            raise UserError(
+                f"the denoiser in '{folder}' is of another shape than the new one: {name} is "
+                f"{there or 'missing'} there, {here or 'missing'} here"
+            )
+    for name, weight in own.items():
+        weight.copy_(saved[name])
+
+
 def save_denoiser(denoiser: ModelMixin, folder: Path, *, store: str = "float32") -> None:
     """Like `save_pretrained`; with store = bfloat16 or int8 the large tensors take less room.
 
