@@ -54,3 +54,10 @@ def test_the_processor_leaves_only_what_is_allowed_to_each_texts_beams():
     assert (~allowed[0]).nonzero().flatten().tolist() == [END]
     assert (~allowed[2]).nonzero().flatten().tolist() == [END, 7]
     assert scores.isfinite().all()
+
+
+def test_what_is_given_comes_even_where_another_rule_has_forbidden_it():
+    scores = torch.zeros(1, 10)
+    scores[0, 5] = -torch.inf
+    kept = KeepGiven([GivenText([0, 5, FREE, END], END)])(torch.tensor([[END, 0]]), scores)
+    assert kept.isfinite().nonzero().tolist() == [[0, 5]]

@@ -17,7 +17,7 @@ import bartleby
 
 
 class Convolution(bartleby.Denoiser):
-    length_multiple = 2
+    length_multiple = 8
 
     @register_to_config
     def __init__(self, channels: int = 8, width: int = 16):
@@ -27,6 +27,7 @@ class Convolution(bartleby.Denoiser):
 
     def forward(self, sample, timestep, mask=None):
         timestep = torch.as_tensor(timestep, device=sample.device).expand(len(sample))
+        assert sample.shape[-1] % self.length_multiple == 0
         hidden = self.enter(sample) + self.time(timestep)[:, :, None]
         return bartleby.DenoiserOutput(sample=self.leave(hidden.relu()))
 

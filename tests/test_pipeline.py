@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ import weakref
 
 import pytest
 
+from bartleby.autoencoder import DecodeSettings
 from bartleby.errors import UserError
 from bartleby.pipeline import TextDiffusionPipeline, load_pipeline
 from bartleby.sampling import SamplerSettings
@@ -70,6 +72,17 @@ def test_a_prompt_is_kept_word_for_word(pipeline):
             assert text.startswith(prompt)
     guided = SamplerSettings(steps=4, guidance=3.0)
     assert pipeline(1, prompt="Tom", settings=guided).texts[0].startswith("Tom")
+    banned = DecodeSettings(no_repeat_ngram_size=1)
+    (text,) = pipeline(1, prompt="No no no no", settings=QUICK, decoding=banned).texts
+    assert text.startswith("No no no no")
+
+
+def test_guidance_does_nothing_where_nothing_is_given(pipeline):
+    guided = dataclasses.replace(QUICK, guidance=3.0)
+    assert pipeline(2, settings=guided).texts == pipeline(2, settings=QUICK).texts
+    assert pipeline.edit(TEXTS[:2], 0.5, settings=guided).texts == (
+        pipeline.edit(TEXTS[:2], 0.5, settings=QUICK).texts
+    )
 
 
 def test_infilling_keeps_the_given_words(pipeline):

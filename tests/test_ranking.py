@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from bartleby.batching import pad
+from bartleby.denoisers import build_denoiser
 from bartleby.errors import UserError
 from bartleby.pipeline import load_pipeline
 from bartleby.ranking import prior_nats
@@ -63,6 +64,23 @@ def test_a_score_does_not_depend_on_the_other_texts(pipeline):
     together = scores(pipeline, texts)
     alone = [scores(pipeline, [text])[0] for text in texts]
     np.testing.assert_allclose(together, alone, atol=2e-2)
+
+
+def test_nor_for_a_network_that_sees_its_padding(pipeline):
+    """A UNet halves the length, so what it makes of a short text depends on how far that is padded."""
+    network = build_denoiser("text-unet", channels=pipeline.denoiser.config.channels, window=32)
+    texts = ["The dog.", "A small cat saw the red house and then nobody saw the red house."]
+    together, alone = [
+        prior_nats(
+            pipeline.autoencoder,
+            network,
+            pipeline.scheduler,
+            encode_texts(pipeline.tokenizer, some),
+            seeds=[(0, 0)] * len(some),
+        )[0]
+        for some in (texts, texts[:1])
+    ]
+    assert together == pytest.approx(alone, abs=1e-3)
 
 
 def test_the_bundled_model_prefers_sentences_to_shuffled_words():

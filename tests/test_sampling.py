@@ -154,7 +154,5 @@ def test_a_denoiser_that_takes_no_condition_says_so():
         run(oracle, scheduler, SamplerSettings(), start, known=torch.full(MASK.shape, -1))
     with pytest.raises(UserError, match="temperature is 0.5, but Oracle predicts no tokens"):
         run(oracle, scheduler, SamplerSettings(temperature=0.5), start)
-    with pytest.raises(UserError, match="guidance is 2.0, but nothing is given"):
-        run(oracle, scheduler, SamplerSettings(guidance=2.0), start)
     with pytest.raises(UserError, match="steps is 1500; this model has 1000 timesteps"):
         run(oracle, scheduler, SamplerSettings(steps=1500), start)

@@ -21,13 +21,20 @@ from bartleby.checkpoints import checkpoint_folder
 from bartleby.config import config_from_dict
 from bartleby.denoisers import load_denoiser
 from bartleby.errors import UserError
+from bartleby.evaluation.latents import average, measure, timestep_grid
 from bartleby.run_log import read_log
-from bartleby.train_run import Setup, open_run, prepare, run_training
+from bartleby.train_run import Setup, open_run, prepare, run_training, validation_sample
 from bartleby.training import make_accelerator, make_batch, train
 
 
 def quiet(message: str) -> None:
     pass
+
+
+def interrupted(message: str) -> None:
+    """In place of `say`: Ctrl-C when training begins."""
+    if "steps of up to" in message:
+        raise KeyboardInterrupt
 
 
 def changed(tables: dict, **keys) -> dict:
@@ -177,6 +184,31 @@ def test_a_finished_run_says_so_and_can_be_made_longer(tiny_config, tmp_path):
     for steps in (14, 16):
         with pytest.raises(UserError, match=r"training.learning_rate = 0.001, not 0.5"):
             run(tiny_config, tmp_path / "run", training_steps=steps, training_learning_rate=0.5)
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_is_still_that_run(tiny_config, tmp_path):
+    config = config_from_dict(tiny_config)
+    setup, denoiser = prepare(config, say=quiet)
+    with pytest.raises(KeyboardInterrupt):
+        run_training(config, tmp_path / "run", say=interrupted, prepared=(setup, denoiser))
+    assert not list((tmp_path / "run" / "checkpoints").iterdir())
+    with pytest.raises(UserError, match=r"training.learning_rate = 0.001, not 0.5"):
+        run(tiny_config, tmp_path / "run", training_learning_rate=0.5)
+    longer = run(tiny_config, tmp_path / "run", training_steps=13)
+    assert longer["steps"] == 13
+    saved = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert saved["training"]["steps"] == 13
+
+
+def test_training_leaves_the_denoiser_as_precise_as_it_was(tiny_config, tmp_path):
+    """What a run says of its validation is what anyone measures afterwards, in float32."""
+    said = []
+    record = run_training(config_from_dict(tiny_config), tmp_path / "run", say=said.append)
+    setup, denoiser = open_run(tmp_path / "run", say=quiet)
+    latents, _ = validation_sample(setup.validation, 4)
+    scores = average(measure(denoiser, setup.scheduler, latents, timestep_grid(1000, 10)))
+    assert record["validation"]["noise_cosine"] == pytest.approx(scores.noise_cosine, abs=1e-6)
+    assert record["validation"]["x0_mse"] == pytest.approx(scores.x0_mse, abs=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,21 @@ def cut_by_tokens(
             start = end
 
 
+def batches_by_length(
+    lengths: np.ndarray, *, tokens_per_batch: int, apart: np.ndarray | None = None
+) -> Iterator[np.ndarray]:
+    """Indices of every sequence once, in order of length, cut as by `cut_by_tokens`.
+
+    apart: [n], sequences with different numbers here never meet in a batch.
+    """
+    order = np.argsort(lengths, kind="stable")
+    groups = (
+        [order] if apart is None else [order[apart[order] == kind] for kind in np.unique(apart)]
+    )
+    for group in groups:
+        yield from cut_by_tokens(group, lengths, tokens_per_batch)
+
+
 def tokens_at_once(device: torch.device, *, on_cpu: int) -> int:
     """How many tokens a network that learns nothing takes together: what a CPU's cache holds, or a GPU's cores want."""
     return on_cpu if device.type == "cpu" else 16 * on_cpu

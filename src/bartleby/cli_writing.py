@@ -113,9 +113,14 @@ def generate(
     Example: bartleby generate -n 5 --prompt "The old man"
     """
     from bartleby.console import progress_bar, say
+    from bartleby.errors import UserError
     from bartleby.pipeline import load_pipeline
     from bartleby.watching import watcher
 
+    if guidance not in (None, 1) and prompt is None:
+        raise UserError(
+            f"guidance is {guidance:g}, but nothing is given that could guide; give a --prompt"
+        )
     pipeline = load_pipeline(model, bart=bart, device=device)
     settings = _settings(pipeline.default_settings, context)
     decoding = _announce(settings, beams, seed)

@@ -13,7 +13,7 @@ import torch
 from diffusers import ModelMixin
 
 from bartleby.autoencoder import Latents, LatentStatistics
-from bartleby.denoisers.contract import device_of
+from bartleby.denoisers.contract import device_of, padded_for
 from bartleby.evaluation.latents import (
     DenoisingScores,
     average,
@@ -137,7 +137,7 @@ def _timestep(setup: Setup, denoiser: ModelMixin, latents: Latents) -> Finding:
     steps = setup.scheduler.config.num_train_timesteps
     xt, _ = noised(setup.scheduler, latents, steps // 2, seed=0)
     device = device_of(denoiser, xt)
-    xt, mask = xt.to(device), latents.mask.to(device)
+    xt, mask = padded_for(denoiser, xt.to(device), latents.mask.to(device))
     outputs = [denoiser(xt, timestep, mask).sample for timestep in (steps // 10, steps * 9 // 10)]
     change = float((outputs[0] - outputs[1]).norm() / outputs[0].norm().clamp_min(1e-12))
     problem = change < SAME_OUTPUT

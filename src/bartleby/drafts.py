@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,8 @@ import torch
 from diffusers import DDPMScheduler, ModelMixin
 
 from bartleby.autoencoder import Autoencoder, DecodeSettings, Latents
-from bartleby.batching import cut_by_tokens, round_up, tokens_at_once
+from bartleby.batching import batches_by_length, round_up, tokens_at_once
+from bartleby.denoisers.contract import kept_apart
 from bartleby.given import FREE, GivenText
 from bartleby.ranking import prior_nats
 from bartleby.sampling import (
@@ -77,7 +78,12 @@ class Writer:
         drafts = [draft for own in candidates for draft in own]
         numbers = [number for number, own in enumerate(candidates, start=first) for _ in own]
         written: list[list[int]] = [[]] * len(drafts)
-        for indices in self._batches(np.array([draft.length for draft in drafts])):
+        lengths = np.array([draft.length for draft in drafts])
+        for indices in batches_by_length(
+            lengths,
+            tokens_per_batch=tokens_at_once(self.denoiser.device, on_cpu=TOKENS_PER_BATCH),
+            apart=kept_apart(self.denoiser, lengths),
+        ):
             batch = [drafts[index] for index in indices]
             latents = self._denoise(
                 batch, strength, [numbers[index] for index in indices], callback
@@ -109,19 +115,6 @@ class Writer:
         )
         ends = firsts + counts
         return [int(a + nats[a:b].argmin()) for a, b in zip(firsts, ends, strict=True)]
-
-    def _batches(self, lengths: np.ndarray) -> Iterator[np.ndarray]:
-        """Drafts of similar length together; of equal padded length for a UNet, which sees its padding."""
-        multiple = self.denoiser.length_multiple
-        order = np.argsort(lengths, kind="stable")
-        together = tokens_at_once(self.denoiser.device, on_cpu=TOKENS_PER_BATCH)
-        if multiple == 1:
-            yield from cut_by_tokens(order, lengths, together)
-            return
-        padded = -(-lengths // multiple)
-        for size in np.unique(padded):
-            same = order[padded[order] == size]
-            yield from cut_by_tokens(same, lengths, together)
 
     def _denoise(self, drafts, strength, numbers, callback):
         """Latents of one batch; all of its drafts have something given, or none, and a start, or none."""

@@ -77,7 +77,8 @@ class KeepGiven(LogitsProcessor):
             forced, forbidden = self.texts[row // self.beams].next(written)
             if forced is not None:
                 kept[row] = -torch.inf
-                kept[row, forced] = scores[row, forced]
+                # Another rule, such as a ban on repeated n-grams, may have ruled it out: what is given stays.
+                kept[row, forced] = scores[row, forced].nan_to_num(neginf=0.0)
             elif forbidden:
                 kept[row, list(forbidden)] = -torch.inf
         return kept

@@ -12,7 +12,8 @@ import torch
 from diffusers import DDPMScheduler, ModelMixin
 
 from bartleby.autoencoder import Autoencoder, Latents
-from bartleby.batching import cut_by_tokens, pad, round_up
+from bartleby.batching import batches_by_length, pad, round_up
+from bartleby.denoisers.contract import kept_apart
 from bartleby.objective import predicted_x0
 from bartleby.precision import autocast
 from bartleby.reading import IGNORED, token_nats
@@ -37,14 +38,14 @@ def prior_nats(
     most = autoencoder.bart.config.max_position_embeddings
     written = [ids[:most] for ids in written]
     nats = np.zeros(len(written))
-    lengths = [autoencoder.latents_of(min(len(ids), autoencoder.window)) for ids in written]
     counts = np.array([len(ids) for ids in written])
-    for indices in cut_by_tokens(np.argsort(counts, kind="stable"), counts, TOKENS_PER_BATCH):
+    lengths = np.array([autoencoder.latents_of(min(count, autoencoder.window)) for count in counts])
+    for indices in batches_by_length(
+        counts, tokens_per_batch=TOKENS_PER_BATCH, apart=kept_apart(denoiser, lengths)
+    ):
         sequences = [written[index] for index in indices]
-        own = torch.tensor([lengths[index] for index in indices])
-        latents = _blind_estimate(
-            denoiser, scheduler, own.to(denoiser.device), [seeds[index] for index in indices]
-        )
+        own = torch.from_numpy(lengths[indices]).to(denoiser.device)
+        latents = _blind_estimate(denoiser, scheduler, own, [seeds[index] for index in indices])
         with autocast(autoencoder.device, autoencoder.dtype):
             labels, _ = pad(sequences, IGNORED)
             scores = token_nats(autoencoder.bart, autoencoder.readable(latents), labels)

@@ -38,12 +38,9 @@ class TrainedDenoiser:
         deviation = level * float(inverse_std.square().mean().sqrt())
         timestep = self.timestep(deviation)
         alpha_bar = float(self.scheduler.alphas_cumprod[timestep])
-        length = noised.mask.shape[1]
-        padding = -length % self.denoiser.length_multiple
-        xt = torch.nn.functional.pad(normal.values * alpha_bar**0.5, (0, padding))
-        mask = torch.nn.functional.pad(noised.mask, (0, padding))
-        x0, _ = estimate_x0(self.denoiser, self.scheduler, xt, mask, timestep)
-        restored = Latents(x0[:, :, :length], noised.mask)
+        xt = normal.values * alpha_bar**0.5
+        x0, _ = estimate_x0(self.denoiser, self.scheduler, xt, noised.mask, timestep)
+        restored = Latents(x0, noised.mask)
         return self.statistics.denormalise(restored) if self.statistics else restored
 
     def timestep(self, deviation: float) -> int:

@@ -26,7 +26,7 @@ START, STEP = range(2)  # what noise is for, so that no two draws share a stream
 class SamplerSettings:
     """How to sample.  steps: evaluations of the denoiser from pure noise, at least 1.
 
-    guidance: w of classifier-free guidance (Ho & Salimans 2022), 0 to 100, 1 is none; it needs a condition.
+    guidance: w of classifier-free guidance (Ho & Salimans 2022), 0 to 100, 1 is none; of texts of which part is given.
     temperature: 0.01 to 10, divides the token logits of a TokenTransformer before the expectation; below 1 the
     estimate commits to likely tokens sooner.  handover: share of the timesteps, 0 to below 1, at the end, that
     are left out: the decoder gets the estimate made there.  decoder_temperature, decoder_min_p: how the
@@ -133,10 +133,6 @@ def _check_options(denoiser, settings: SamplerSettings, known) -> None:
         raise UserError(
             f"{kind} cannot be given part of a text; train a token-transformer with "
             "objective.conditioned above 0"
-        )
-    if known is None and settings.guidance != 1:
-        raise UserError(
-            f"guidance is {settings.guidance}, but nothing is given that could guide; give a prompt"
         )
     if settings.temperature != 1 and not predicts_tokens:
         raise UserError(

@@ -41,6 +41,7 @@ from bartleby.evaluation.latents import (
 )
 from bartleby.latent_data import LENGTHS_FILE, LatentData, open_latents
 from bartleby.loading import generator_folder, load_autoencoder
+from bartleby.precision import network_dtype
 from bartleby.run_log import LOG_EVERY, RunLog, read_log
 from bartleby.schedules import noise_scheduler
 from bartleby.token_statistics import fit_mixture, token_statistics
@@ -224,9 +225,7 @@ def validation_sample(data: LatentData, count: int) -> tuple[Latents, list[list[
     """Latents and token ids of `count` passages at even distances, the same ones every time."""
     count = min(count, len(data))
     indices = np.arange(count) * len(data) // count
-    # UNets halve the length twice: a multiple of 4 suits every denoiser.
-    latents = data.batch(indices, length_multiple=4)
-    return latents, [data.token_ids(index) for index in indices]
+    return data.batch(indices), [data.token_ids(index) for index in indices]
 
 
 def run_training(
@@ -255,14 +254,15 @@ def run_training(
             f"'{out}' has already run its {steps:,} steps; to go on, raise training.steps or epochs"
         )
         return record if accelerator.is_main_process else {}
+    _check_begun(out, config)
     if accelerator.is_main_process:
-        _start(out, config)
+        _begin(out, config)
     accelerator.wait_for_everyone()
     say(
         f"{config.denoiser.name} · {parameters(denoiser):,} parameters · predicts "
         f"{config.objective.target} · {_noise(config)} · "
         f"{steps:,} steps of up to {config.training.tokens_per_batch:,} tokens · "
-        f"{accelerator.device}, {accelerator.mixed_precision.replace('no', 'float32')}"
+        f"{accelerator.device}, {str(network_dtype(accelerator.device)).removeprefix('torch.')}"
         f"{f', {accelerator.num_processes} processes' if accelerator.num_processes > 1 else ''}"
         f" · seed {config.training.seed}"
     )
@@ -407,10 +407,15 @@ def _noise(config: TrainConfig) -> str:
     return f"{schedule} schedule · {own.loss}{f' in {own.loss_in}' if own.loss_in else ''}"
 
 
-def _start(out: Path, config: TrainConfig) -> None:
+def _check_begun(out: Path, config: TrainConfig) -> None:
+    """UserError if another run was begun here, even one that has no checkpoint yet."""
+    if (out / "config.json").exists():
+        check_same_run(config, read_json(out / "config.json"), out)
+
+
+def _begin(out: Path, config: TrainConfig) -> None:
     made_folder(checkpoint_folder(out, 0).parent)
-    if not (out / "config.json").exists():
-        write_json(out / "config.json", config_to_dict(config))
+    write_json(out / "config.json", config_to_dict(config))
 
 
 def _silence(message: str) -> None:

@@ -53,7 +53,7 @@ from bartleby.objective import (
     training_target,
 )
 from bartleby.optimisation import Timer, learning_rate
-from bartleby.precision import allow_tf32, chosen_device, network_dtype
+from bartleby.precision import allow_tf32, autocast, chosen_device, network_dtype
 from bartleby.randomness import stream_seeds, uniforms
 from bartleby.reading import IGNORED
 
@@ -125,14 +125,13 @@ def check_same_run(config: TrainConfig, saved: dict, run: Path) -> None:
 
 
 def make_accelerator(device: str | torch.device | None = None) -> Accelerator:
-    """accelerate for this device and every process that `accelerate launch` started; bf16 where it is fast."""
+    """accelerate for this device and every process that `accelerate launch` started."""
     device = chosen_device(device)
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)  # or accelerate would take the first
     allow_tf32(device)
-    fast = network_dtype(device) == torch.bfloat16
     return Accelerator(
-        mixed_precision="bf16" if fast else "no",
+        mixed_precision="no",  # `train` has its own autocast; accelerate's would stay in the denoiser's forward
         cpu=device.type == "cpu",
         kwargs_handlers=[
             # One process may encode a large corpus for hours while the others wait.
@@ -186,7 +185,7 @@ def train(
         yield TrainingState(step, steps, None, 0.0, 0.0, passages, tokens, None, denoiser, ema)
         return
     network, optimizer = accelerator.prepare(denoiser, optimizer)
-    saves = Timer(settings.checkpoint_minutes)
+    saves, dtype = Timer(settings.checkpoint_minutes), network_dtype(accelerator.device)
     denoiser.train()
     planned = endless_batches(
         data.lengths,
@@ -199,7 +198,7 @@ def train(
         rate = learning_rate(settings, step, steps=steps)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        with accelerator.autocast():
+        with autocast(accelerator.device, dtype):
             loss = denoising_loss(config, network, scheduler, batch)
         # Whether to save is the main process's word: clocks differ, and all must come to the barrier or none.
         due = float(accelerator.is_main_process and saves.due())

@@ -6,7 +6,9 @@ import itertools
 import sys
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.utils import BaseOutput
 from torch import nn
@@ -44,6 +46,23 @@ class Denoiser(ModelMixin, ConfigMixin):
 def device_of(denoiser: nn.Module, sample: torch.Tensor) -> torch.device:
     """Where the denoiser's weights and tables are; where `sample` is if it has none."""
     return next(itertools.chain(denoiser.parameters(), denoiser.buffers(), [sample])).device
+
+
+def kept_apart(denoiser: nn.Module, lengths: np.ndarray) -> np.ndarray | None:
+    """Numbers that are equal where texts of these lengths [n] may share a batch; None if all may.
+
+    A network that halves the length sees its padding: only texts of equal padded length go together.
+    """
+    multiple = denoiser.length_multiple
+    return None if multiple == 1 else -(-lengths // multiple)
+
+
+def padded_for(
+    denoiser: nn.Module, sample: torch.Tensor, mask: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`sample` [B, C, L] and `mask` [B, L], padded to an L that the denoiser takes."""
+    missing = -sample.shape[-1] % denoiser.length_multiple
+    return F.pad(sample, (0, missing)), F.pad(mask, (0, missing))
 
 
 def batch_timesteps(timestep: torch.Tensor | float, sample: torch.Tensor) -> torch.Tensor:

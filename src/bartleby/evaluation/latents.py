@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from diffusers import ModelMixin, SchedulerMixin
 
 from bartleby.autoencoder import Autoencoder, DecodeSettings, Latents
-from bartleby.denoisers.contract import at_real_tokens, device_of
+from bartleby.denoisers.contract import at_real_tokens, device_of, padded_for
 from bartleby.evaluation.text import token_accuracy
 from bartleby.objective import predicted_noise, predicted_x0, sample_noise
 from bartleby.schedules import alpha_bar_at
@@ -63,16 +63,20 @@ def estimate_x0(
     mask: torch.Tensor,
     timestep: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(x0, noise) as the denoiser sees them in x_t [B, C, L], a batch at a time, where x_t is."""
+    """(x0, noise) as the denoiser sees them in x_t [B, C, L], a batch at a time, where x_t is.
+
+    Any L will do: the denoiser gets the padding that it needs.
+    """
     x0, noise = torch.empty_like(xt), torch.empty_like(xt)
     device = device_of(denoiser, xt)
     for rows in torch.arange(len(xt)).split(TEXTS_PER_BATCH):
-        noised_rows, real = xt[rows].to(device), mask[rows].to(device)
+        noised_rows, real = padded_for(denoiser, xt[rows].to(device), mask[rows].to(device))
         timesteps = torch.full((len(rows),), timestep, device=device)
         prediction = denoiser(noised_rows, timesteps, real).sample.float()
         for estimates, convert in ((x0, predicted_x0), (noise, predicted_noise)):
             estimate = convert(scheduler, prediction, noised_rows, timesteps)
-            estimates[rows] = at_real_tokens(estimate, real).to(xt.device)
+            estimate = at_real_tokens(estimate, real)[:, :, : xt.shape[-1]]
+            estimates[rows] = estimate.to(xt.device)
     return x0, noise
 
 
