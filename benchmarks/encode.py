@@ -20,12 +20,13 @@ from machine import matrix_rate, seconds
 from bartleby import silence_libraries
 from bartleby.autoencoder import Autoencoder, Latents
 from bartleby.bart import ARCHITECTURES, new_bart
+from bartleby.bart_objective import Corruption, DenoisingBatch, DenoisingBatches
 from bartleby.batching import plan_epoch
 from bartleby.corpus import load_corpus
-from bartleby.denoising import Corruption, DenoisingBatches
 from bartleby.loading import load_autoencoder
+from bartleby.optimisation import optimise
 from bartleby.precision import autocast, network_dtype
-from bartleby.pretrain import train_step
+from bartleby.pretraining import pretraining_loss
 
 ALONE = 200  # texts that are encoded and decoded one by one
 
@@ -98,11 +99,13 @@ def time_pretraining(
             maker.make([sequences[i] for i in plan[s % len(plan)]], seed=(0, s))
             for s in range(steps + 1)
         ]
-        options = {"rate": 1e-3, "clip": 1.0, "step": 0, "dtype": network_dtype("cpu")}
-        train_step(bart, optimizer, chosen[-1], **options)
-        took = seconds(
-            lambda: [train_step(bart, optimizer, batch, **options) for batch in chosen[:steps]]
-        )
+
+        def train_step(batch: DenoisingBatch) -> None:
+            loss = pretraining_loss(bart, batch, network_dtype("cpu"))
+            optimise(optimizer, loss, rate=1e-3, clip=1.0, step=0)
+
+        train_step(chosen[-1])
+        took = seconds(lambda: [train_step(batch) for batch in chosen[:steps]])
         return sum(batch.tokens for batch in chosen[:steps]) / took
 
     def plain(dtype: torch.dtype, count: int) -> float:

@@ -93,12 +93,11 @@ def test_the_autoregressive_model_learns_resumes_and_writes(tokenizer, tmp_path)
     def losses(out, steps):
         found = []
         states = train_autoregressive(TINY, tokenizer, TEXTS, out, say=lambda message: None)
-        for step, loss, trained in states:
-            found.append(loss)
-            model = trained
-            if step == steps:
+        for state in states:
+            found.append(state.losses["loss"])
+            if state.step == steps:
                 break
-        return found, model
+        return found, state.network
 
     whole, straight = losses(tmp_path / "whole", 8)
     first, _ = losses(tmp_path / "parts", 3)

@@ -76,8 +76,10 @@ def test_training_lowers_both_losses_and_leaves_bart_alone(autoencoder, tmp_path
     before = {name: value.clone() for name, value in autoencoder.bart.state_dict().items()}
     config = dataclasses.replace(CONFIG, steps=60, checkpoint_minutes=9)
     states = list(train_compressor(config, autoencoder, TEXTS, tmp_path, say=quiet))
-    assert states[-1].latent_error < 0.5 * states[0].latent_error
-    assert states[-1].nats < states[0].nats - 0.05  # all that the untrained decoder can be helped
+    assert states[-1].losses["latent_error"] < 0.5 * states[0].losses["latent_error"]
+    assert (
+        states[-1].losses["nats"] < states[0].losses["nats"] - 0.05
+    )  # all that the untrained decoder can be helped
     after = autoencoder.bart.state_dict()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
     autoencoder.bart.requires_grad_(True)
@@ -90,8 +92,8 @@ def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(autoencoder, tmp_path):
             break
     first, *_, resumed = train_compressor(CONFIG, autoencoder, TEXTS, tmp_path / "parts", say=quiet)
     assert first.step == 6
-    straight = whole.compressor.state_dict()
-    for name, value in resumed.compressor.state_dict().items():
+    straight = whole.network.state_dict()
+    for name, value in resumed.network.state_dict().items():
         assert torch.equal(value, straight[name]), name
     other = dataclasses.replace(CONFIG, noise=0.1)
     with pytest.raises(UserError, match="was trained with noise = 0.5, not 0.1"):

@@ -5,8 +5,8 @@ import torch
 from conftest import TEXTS, WINDOW
 
 from bartleby.bart import new_bart
+from bartleby.bart_objective import Corruption, DenoisingBatches, denoising_loss, noised
 from bartleby.corruption import infill, permute_sentences
-from bartleby.denoising import Corruption, DenoisingBatches, denoising_loss, noised
 from bartleby.tokenization import encode_texts
 
 MASK = -1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from bartleby.errors import UserError
 from bartleby.loading import load_autoencoder
 from bartleby.repair import RepairConfig, _dropout, repair
 from bartleby.repair_run import GRID, measure_reading
+from bartleby.run_log import read_log
 from bartleby.train_run import open_run
 from bartleby.writing_decoder import DECODER_FILE, deepen, save_decoder, untie_readout
 
@@ -35,7 +37,7 @@ def run_for(setup, denoiser, out, steps, config=CONFIG):
     texts = ["The dog likes tea.", "Nobody saw the red house."] * 20
     losses = []
     for progress in repair(config, setup, denoiser, texts, out, say=quiet):
-        losses.append(progress.loss)
+        losses.append(progress.losses and progress.losses["loss"])
         if progress.step == steps:
             break
     return losses
@@ -74,7 +76,7 @@ def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(generator_run, tmp_path,
     setup, denoiser = opened(generator_run)
     with torch.no_grad():
         denoiser.leave.bias += 1
-    with pytest.raises(UserError, match="was trained with denoiser"):  # another denoiser
+    with pytest.raises(UserError, match="was begun with another denoiser"):  # another denoiser
         run_for(setup, denoiser, tmp_path / "parts", 12, config)
     setup, denoiser = opened(generator_run)
     other = dataclasses.replace(config, noisiest=0.5)
@@ -150,3 +152,27 @@ def test_it_begins_with_the_decoder_that_is_named(generator_run, model_folder, t
         )
         assert result.exit_code == 1 and message in result.stderr
         assert not (tmp_path / "failed").exists()
+
+
+def test_it_can_be_made_longer_when_the_run_writes_with_what_it_made(generator_run, tmp_path, cli):
+    run, out = tmp_path / "run", tmp_path / "out"
+    shutil.copytree(generator_run, run)
+    options = ("repair", run, "--out", out, "--copies", 0, "--tokens-per-batch", 64, "--json")
+    first = json.loads(cli(*options, "--steps", 2).stdout)
+    assert cli("defaults", run, "--decoder", out).exit_code == 0
+    result = cli(*options, "--steps", 4)
+    assert result.exit_code == 0 and "step 2 of 4" in result.stderr
+    again = json.loads(result.stdout)
+    assert again["nats_before"] == first["nats_before"] != again["nats_after"]
+    rows = [row["step"] for row in read_log(out)]
+    assert rows == [2, 4]  # the last step of each
+    assert cli("defaults", run, "--decoder", "none").exit_code == 0
+    assert not (run / DECODER_FILE).exists()
+
+
+def test_a_decoder_that_does_not_fit_changes_nothing(generator_run, tmp_path, cli):
+    run = tmp_path / "run"
+    shutil.copytree(generator_run, run)
+    result = cli("defaults", run, "--decoder", "nano", "--steps", 3)
+    assert result.exit_code == 1 and "another shape" in result.stderr
+    assert not (run / DECODER_FILE).exists() and not (run / "sampling.json").exists()

@@ -45,8 +45,8 @@ _PUBLIC = {
     "noise_experiment": "noise",
     "noise_scheduler": "schedules",
     "sampler": "schedules",
-    "PretrainConfig": "pretrain",
-    "pretrain": "pretrain",
+    "PretrainConfig": "pretraining",
+    "pretrain": "pretraining",
 }
 __all__ = ["__version__", *_PUBLIC]
 

@@ -5,7 +5,6 @@ GPT-2's architecture from transformers, with the BART's tokenizer, so that what 
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,15 +16,14 @@ import torch.nn.functional as F
 from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase
 
 from bartleby.batching import endless_batches, gathered
-from bartleby.checkpoints import digest_of, resume_network, save_network
+from bartleby.checkpoints import digest_of
 from bartleby.messages import say
-from bartleby.optimisation import MuonAdamW, Timer, learning_rate, optimise
-from bartleby.precision import allow_tf32, attention_kernel, autocast, network_dtype
-from bartleby.pretrain import token_sequences
+from bartleby.optimisation import MuonAdamW
+from bartleby.precision import attention_kernel, autocast, network_dtype
 from bartleby.randomness import seeded
-from bartleby.tokenization import decode_ids
+from bartleby.tokenization import decode_ids, token_sequences
+from bartleby.training_loop import LoopState, StepLoss, training_loop
 
-MAY_CHANGE = {"steps", "decay_share", "checkpoint_minutes"}  # when a run is resumed
 TEXTS_PER_BATCH = 64
 ORDER, DROPOUT = range(2)  # what randomness is for
 
@@ -49,6 +47,7 @@ class AutoregressiveConfig:
     warmup_steps: int = 100
     decay_share: float = 0.4
     weight_decay: float = 0.1
+    gradient_clip: float = 1.0
     checkpoint_minutes: float = 4.0
     seed: int = 0
 
@@ -75,40 +74,43 @@ def train_autoregressive(
     *,
     device: torch.device | str = "cpu",
     say: Callable[[str], None] = say,
-) -> Iterator[tuple[int, float | None, GPT2LMHeadModel]]:
-    """Yields (step, nats a token, model) after every step; resumes from `out`. The loss of an ended run is None."""
+) -> Iterator[LoopState]:
+    """States as of `training_loop`, `network` a GPT2LMHeadModel; resumes from `out` if it holds a checkpoint."""
     model = new_model(config, tokenizer).to(device)
-    optimizer = _optimizer(model, config)
-    settings = {**dataclasses.asdict(config), "texts": digest_of(texts)}
-    step = resume_network(out, model, optimizer, settings, MAY_CHANGE, say).get("step", 0)
-    if step >= config.steps:
-        yield step, None, model.eval()
-        return
-    sequences = token_sequences(tokenizer, texts, window=config.window)
-    lengths = np.array([len(sequence) for sequence in sequences])
-    flat, offsets = np.concatenate(sequences), np.concatenate([[0], np.cumsum(lengths)])
-    allow_tf32(device)
-    saves, dtype = Timer(config.checkpoint_minutes), network_dtype(device)
-    planned = endless_batches(
-        lengths, tokens_per_batch=config.tokens_per_batch, seed=(config.seed, ORDER), skip=step
+
+    def losses(step: int) -> Iterator[StepLoss]:
+        sequences = token_sequences(tokenizer, texts, window=config.window)
+        lengths = np.array([len(sequence) for sequence in sequences])
+        flat, offsets = np.concatenate(sequences), np.concatenate([[0], np.cumsum(lengths)])
+        planned = endless_batches(
+            lengths, tokens_per_batch=config.tokens_per_batch, seed=(config.seed, ORDER), skip=step
+        )
+        model.train()
+        for index, (_, rows) in enumerate(planned, start=step):
+            ids, mask = gathered(flat, offsets, rows, padding=tokenizer.pad_token_id)
+            with seeded((config.seed, DROPOUT, index), device):
+                loss = _loss(model, ids.to(device), mask.to(device))
+            yield StepLoss(loss, int(mask[:, 1:].sum()), {"loss": loss})
+
+    yield from training_loop(
+        config,
+        model,
+        _optimizer(model, config),
+        losses,
+        out,
+        origins={"text": digest_of(texts)},
+        say=say,
     )
-    for _, indices in planned:
-        if step >= config.steps:
-            return
-        rate = learning_rate(config, step, steps=config.steps)
-        ids, mask = gathered(flat, offsets, indices, padding=tokenizer.pad_token_id)
-        ids, mask = ids.to(device), mask.to(device)
-        kernel = attention_kernel(ids.shape[1], device)
-        with autocast(device, dtype), kernel, seeded((config.seed, DROPOUT, step), device):
-            hidden = model.transformer(input_ids=ids, attention_mask=mask.long()).last_hidden_state
-            real = mask[:, 1:]
-            logits = model.lm_head(hidden[:, :-1][real])
-        loss = F.cross_entropy(logits.float(), ids[:, 1:][real])
-        optimise(optimizer, loss, rate=rate, clip=1.0, step=step)
-        step += 1
-        if step == config.steps or saves.due():
-            save_network(out, model, optimizer, {"step": step, "config": settings})
-        yield step, float(loss.detach()), model
+
+
+def _loss(model: GPT2LMHeadModel, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Nats a token of texts [B, L] given what stands before each; mask: [B, L], True at real tokens."""
+    kernel = attention_kernel(ids.shape[1], ids.device)
+    with autocast(ids.device, network_dtype(ids.device)), kernel:
+        hidden = model.transformer(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+        real = mask[:, 1:]
+        logits = model.lm_head(hidden[:, :-1][real])
+    return F.cross_entropy(logits.float(), ids[:, 1:][real])
 
 
 def new_model(config: AutoregressiveConfig, tokenizer: PreTrainedTokenizerBase) -> GPT2LMHeadModel:

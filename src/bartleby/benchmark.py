@@ -24,6 +24,7 @@ from bartleby.evaluation.generation import Evaluator, TextScores
 from bartleby.messages import say
 from bartleby.objective import sample_noise
 from bartleby.pipeline import TextDiffusionPipeline
+from bartleby.run_log import follow
 from bartleby.sampling import SamplerSettings, timesteps_of
 
 SHORT = {  # how a row names settings that are not the defaults
@@ -176,12 +177,7 @@ def _trained(config, pipeline, evaluator, out: Path, say):
     states = train_autoregressive(
         config, pipeline.tokenizer, evaluator.training, out, device=device, say=say
     )
-    with progress_bar("autoregressive", total=config.steps) as bar:
-        for step, loss, trained in states:
-            note = "" if loss is None else f" loss {loss:.3f}"
-            bar.update(bar.task_ids[0], completed=step, note=note)
-            model = trained
-    return model.eval()
+    return follow(states, out, "autoregressive").network.eval()
 
 
 def _plain(scores: Scores) -> dict:

@@ -229,12 +229,13 @@ def resume_network(
     network: torch.nn.Module,
     optimizer: AnyOptimizer,
     settings: dict,
+    origins: dict[str, str],
     may_change: set[str],
     say: Callable[[str], None],
 ) -> dict:
     """The state of the newest usable checkpoint of `save_network`, its weights loaded; {} if there is none.
 
-    Raises UserError if its "config" differs from `settings` in more than `may_change`.
+    Raises UserError if its "config" differs from `settings` in more than `may_change`, or its "origins" at all.
     """
     state: dict = {}
 
@@ -242,6 +243,9 @@ def resume_network(
         nonlocal state
         state = load_training_state(folder, optimizer)
         check_same_settings(settings, state["config"], may_change, run)
+        for name, digest in origins.items():
+            if state.get("origins", {}).get(name) != digest:
+                raise UserError(f"'{run}' was begun with another {name}; use another --out")
         # Embeddings and output layer of a BART are one tensor, saved once.
         names = [name for name in WEIGHTS if (folder / name).exists()] or WEIGHTS
         network.load_state_dict(load_tensors(folder / names[0]), strict=False)

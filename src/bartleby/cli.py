@@ -224,7 +224,7 @@ def pretrain(
 
     Example: bartleby pretrain --preset nano --data stories.txt --out runs/stories
     """
-    from bartleby.pretrain_run import configure, run_pretraining
+    from bartleby.pretraining_run import configure, run_pretraining
 
     config = configure(
         preset, steps=steps, decay_share=decay, checkpoint_minutes=save_every, seed=seed

@@ -289,7 +289,7 @@ def defaults(
         str | None,
         typer.Option(
             metavar="RUN",
-            help="Whose decoder writes from now on: of bartleby repair, another run, or 'nano'.",
+            help="Whose decoder writes from now on: of bartleby repair, another run, 'nano', or 'none' but the BART's.",
         ),
     ] = None,
     steps: Steps = None,
@@ -309,14 +309,15 @@ def defaults(
     Example: bartleby defaults runs/generator --decoder runs/repaired --steps 20 --handover 0.6
     """
     from bartleby.console import print_json, say
-    from bartleby.defaults import read_defaults, write_defaults
+    from bartleby.defaults import NO_DECODER, read_defaults, write_defaults
 
     own = read_defaults(run)
     settings = _settings(own, context)
     if decoder or settings != own:
         write_defaults(run, settings, decoder=decoder)
     if decoder:
-        say(f"'{run}' writes with the decoder of '{decoder}'")
+        whose = "its BART's decoder" if decoder == NO_DECODER else f"the decoder of '{decoder}'"
+        say(f"'{run}' writes with {whose}")
     if json:
         print_json(dataclasses.asdict(settings))
     else:

@@ -17,18 +17,18 @@ import torch
 
 from bartleby.autoencoder import Autoencoder, all_real, fit_latent_statistics
 from bartleby.batching import endless_batches, pad
-from bartleby.checkpoints import digest_of, resume_network, save_network
+from bartleby.checkpoints import digest_of
 from bartleby.compressor import Compressor
+from bartleby.corpus import spread
 from bartleby.errors import UserError
 from bartleby.messages import say
-from bartleby.optimisation import Timer, learning_rate, optimise
 from bartleby.precision import autocast
-from bartleby.pretrain import token_sequences
 from bartleby.randomness import extended, normals, stream_seeds, uniforms
 from bartleby.reading import IGNORED, reading_loss
+from bartleby.tokenization import token_sequences
+from bartleby.training_loop import LoopState, StepLoss, training_loop
 
 ORDER, NOISE, DEVIATION = range(3)  # what randomness is for
-MAY_CHANGE = {"steps", "decay_share", "checkpoint_minutes"}  # when a run is resumed
 STATISTICS_TEXTS = 5_000
 
 
@@ -72,19 +72,6 @@ class CompressionConfig:
             )
 
 
-@dataclass(frozen=True)
-class CompressionProgress:
-    """After one step.  nats: of the decoder, a token; None where the run had ended before.
-
-    latent_error: mean squared, in units of BART's variance.
-    """
-
-    step: int
-    nats: float | None
-    latent_error: float
-    compressor: Compressor
-
-
 def new_compressor(
     config: CompressionConfig, autoencoder: Autoencoder, texts: list[str]
 ) -> Compressor:
@@ -101,7 +88,7 @@ def new_compressor(
             config.heads,
         )
     compressor.to(autoencoder.device)
-    sample = texts[:: max(1, len(texts) // STATISTICS_TEXTS)]
+    sample = spread(texts, STATISTICS_TEXTS)
     narrow = dataclasses.replace(autoencoder, window=config.window)
     statistics = fit_latent_statistics(narrow, narrow.split(sample), source="train split")
     compressor.mean.copy_(statistics.mean)
@@ -116,10 +103,12 @@ def train_compressor(
     out: Path,
     *,
     say: Callable[[str], None] = say,
-) -> Iterator[CompressionProgress]:
-    """Trains a compressor of `autoencoder`'s latents, resuming from `out` if it holds a checkpoint.
+) -> Iterator[LoopState]:
+    """Trains a compressor of `autoencoder`'s latents; states as of `training_loop`, `network` the compressor.
 
-    The autoencoder's BART learns nothing, and is left so (`requires_grad` is False).
+    Resumes from `out` if it holds a checkpoint. A step's losses are the decoder's "nats" a token and the mean squared
+    "latent_error", in units of BART's variance. The autoencoder's BART learns nothing, and is left so (`requires_grad`
+    is False).
     """
     bart = autoencoder.bart.eval().requires_grad_(False)
     raw = dataclasses.replace(autoencoder, statistics=None)
@@ -127,31 +116,31 @@ def train_compressor(
     optimizer = torch.optim.AdamW(
         compressor.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), fused=True
     )
-    settings = {**dataclasses.asdict(config), "bart": digest_of(bart), "texts": digest_of(texts)}
-    step = resume_network(out, compressor, optimizer, settings, MAY_CHANGE, say).get("step", 0)
-    if step >= config.steps:
-        yield CompressionProgress(step, None, 0.0, compressor)
-        return
-    sequences = token_sequences(autoencoder.tokenizer, texts, window=config.window)
-    batches = endless_batches(
-        np.array([len(sequence) for sequence in sequences]),
-        tokens_per_batch=config.tokens_per_batch,
-        seed=(config.seed, ORDER),
-        skip=step,
-    )
-    saves = Timer(config.checkpoint_minutes)
-    for index in range(step, config.steps):
-        rate = learning_rate(config, index, steps=config.steps)
-        _, rows = next(batches)
-        chosen = [sequences[row].tolist() for row in rows]
-        nats, error = _losses(config, raw, compressor, chosen, index)
-        loss = nats + config.latent_weight * error
-        optimise(optimizer, loss, rate=rate, clip=config.gradient_clip, step=index)
-        if index + 1 == config.steps or saves.due():
-            save_network(out, compressor, optimizer, {"step": index + 1, "config": settings})
-        yield CompressionProgress(
-            index + 1, float(nats.detach()), float(error.detach()), compressor
+
+    def losses(step: int) -> Iterator[StepLoss]:
+        sequences = token_sequences(autoencoder.tokenizer, texts, window=config.window)
+        planned = endless_batches(
+            np.array([len(sequence) for sequence in sequences]),
+            tokens_per_batch=config.tokens_per_batch,
+            seed=(config.seed, ORDER),
+            skip=step,
         )
+        for index, (_, rows) in enumerate(planned, start=step):
+            chosen = [sequences[row].tolist() for row in rows]
+            nats, error = _losses(config, raw, compressor, chosen, index)
+            total = nats + config.latent_weight * error
+            parts = {"nats": nats, "latent_error": error}
+            yield StepLoss(total, sum(map(len, chosen)), parts)
+
+    yield from training_loop(
+        config,
+        compressor,
+        optimizer,
+        losses,
+        out,
+        origins={"BART": digest_of(bart), "text": digest_of(texts)},
+        say=say,
+    )
 
 
 def _losses(config, raw: Autoencoder, compressor: Compressor, sequences, step: int):

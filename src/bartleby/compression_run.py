@@ -10,14 +10,13 @@ import torch
 from bartleby.autoencoder import STATISTICS_FILE, Autoencoder, fit_latent_statistics
 from bartleby.checkpoints import made_folder, replaced_folder, write_json
 from bartleby.compression import STATISTICS_TEXTS, CompressionConfig, train_compressor
-from bartleby.console import print_json, progress_bar, say
-from bartleby.corpus import load_corpus, merge
+from bartleby.console import print_json, say
+from bartleby.corpus import load_corpus, merge, spread
 from bartleby.denoisers.build import parameters
 from bartleby.errors import UserError
 from bartleby.evaluation.reconstruction import reconstruct, summarise
 from bartleby.loading import COMPRESSOR, load_autoencoder
-from bartleby.pretrain_run import spread
-from bartleby.run_log import LOG_EVERY, RunLog
+from bartleby.run_log import follow
 
 VALIDATION_TEXTS = 1000
 
@@ -46,24 +45,8 @@ def run_compression(
         f"{config.window} tokens · {config.steps:,} steps of up to {config.tokens_per_batch:,} tokens · seed "
         f"{config.seed}"
     )
-    with progress_bar("compress", total=config.steps) as bar:
-        log = None
-        for progress in train_compressor(config, autoencoder, texts, out, say=say):
-            if progress.nats is None:
-                break
-            log = log or RunLog(out, step=progress.step - 1)
-            note = f" {progress.nats:.3f} nats · latents {progress.latent_error:.3f}"
-            bar.update(bar.task_ids[0], completed=progress.step, note=note)
-            if progress.step % LOG_EVERY == 0:
-                row = {"step": progress.step, "nats": progress.nats}
-                row["latent_error"] = progress.latent_error
-                row["seconds"] = round(log.elapsed, 2)
-                log.append(row, kind="train")
-        if log:
-            log.close()
-    compressed = dataclasses.replace(
-        autoencoder, compressor=progress.compressor.eval(), statistics=None
-    )
+    last = follow(train_compressor(config, autoencoder, texts, out, say=say), out, "compress")
+    compressed = dataclasses.replace(autoencoder, compressor=last.network.eval(), statistics=None)
     record = _finish(config, compressed, texts, valid, data, out)
     if as_json:
         print_json(record)

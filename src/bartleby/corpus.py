@@ -259,3 +259,10 @@ def merge(corpora: Iterable[Corpus]) -> Corpus:
             splits.setdefault(split, []).extend(texts)
     notes = [note for corpus in corpora for note in corpus.notes]
     return Corpus(" + ".join(corpus.name for corpus in corpora), splits, notes)
+
+
+def spread(texts: list[str], count: int) -> list[str]:
+    """`count` texts at even distances, so that every source of a merged corpus is in the sample."""
+    if len(texts) <= count:
+        return texts
+    return [texts[index * len(texts) // count] for index in range(count)]

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from bartleby.checkpoints import read_json, replaced_file, write_json
+from bartleby.config import config_from_dict
 from bartleby.errors import UserError
+from bartleby.loading import load_autoencoder
 from bartleby.sampling import SamplerSettings
-from bartleby.writing_decoder import DECODER_FILE, decoder_folder
+from bartleby.writing_decoder import DECODER_FILE, decoder_folder, load_decoder
 
 SAMPLING_FILE = "sampling.json"
+NO_DECODER = "none"
 
 
 def settings_from(saved: dict[str, Any]) -> SamplerSettings:
@@ -34,12 +37,20 @@ def read_defaults(run: Path) -> SamplerSettings:
 def write_defaults(
     run: Path, settings: SamplerSettings, *, decoder: str | Path | None = None
 ) -> None:
-    """Makes these the run's.  decoder: as in `decoder_folder`; it is copied to write with."""
-    if decoder is not None:
-        source = decoder_folder(decoder) / DECODER_FILE
+    """Makes these the run's.
+
+    decoder: as in `decoder_folder`, copied to write with; NO_DECODER for that of the run's BART again. UserError, and
+    nothing changed, if it does not fit that BART.
+    """
+    if str(decoder) == NO_DECODER:
+        (run / DECODER_FILE).unlink(missing_ok=True)
+    elif decoder is not None:
+        folder = decoder_folder(decoder)
+        trained = config_from_dict(read_json(run / "training.json")["config"]).autoencoder
+        load_decoder(load_autoencoder(trained.model, device="cpu").bart, folder)
         with replaced_file(run / DECODER_FILE) as temporary:
             try:
-                shutil.copy(source, temporary)
+                shutil.copy(folder / DECODER_FILE, temporary)
             except OSError as error:
-                raise UserError(f"cannot copy '{source}' to '{run}': {error.strerror}") from None
+                raise UserError(f"cannot copy '{folder}' to '{run}': {error.strerror}") from None
     write_json(run / SAMPLING_FILE, dataclasses.asdict(settings))

@@ -9,7 +9,6 @@ as it will have been when text is generated.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,10 +21,10 @@ from diffusers import ModelMixin
 from transformers import BartForConditionalGeneration
 
 from bartleby.autoencoder import Latents
+from bartleby.bart_objective import Corruption, DenoisingBatches, denoising_loss
 from bartleby.batching import endless_batches
-from bartleby.checkpoints import digest_of, resume_network, save_network
+from bartleby.checkpoints import digest_of
 from bartleby.conditioning import given_positions
-from bartleby.denoising import Corruption, DenoisingBatches, denoising_loss
 from bartleby.errors import UserError
 from bartleby.given import FREE
 from bartleby.messages import say
@@ -34,18 +33,18 @@ from bartleby.objective import (
     sample_noise,
     stratified_timesteps,
 )
-from bartleby.optimisation import MuonAdamW, Timer, learning_rate, optimise
-from bartleby.precision import allow_tf32, autocast
-from bartleby.pretrain import token_sequences
+from bartleby.optimisation import MuonAdamW
+from bartleby.precision import autocast
 from bartleby.randomness import seeded, stream_seeds
 from bartleby.reading import IGNORED, reading_loss
+from bartleby.tokenization import token_sequences
 from bartleby.train_run import Setup
 from bartleby.training import batch_candidates
+from bartleby.training_loop import LoopState, StepLoss, training_loop
 from bartleby.writing_decoder import READOUT, decoder_weights, deepen, untie_readout
 
 # What randomness is for.
 KIND, READ, COPY, CORRUPTION, TIMES, NOISE, COINS, GIVEN, CANDIDATES, DROPOUT = range(10)
-MAY_CHANGE = {"steps", "decay_share", "checkpoint_minutes"}  # when a run is resumed
 
 
 @dataclass(frozen=True)
@@ -87,16 +86,6 @@ class RepairConfig:
             )
 
 
-@dataclass(frozen=True)
-class RepairProgress:
-    """After one step. loss: nats a token; None where the run had ended before.  kind: read or copy."""
-
-    step: int
-    loss: float | None
-    kind: str
-    bart: BartForConditionalGeneration
-
-
 def repair(
     config: RepairConfig,
     setup: Setup,
@@ -105,34 +94,45 @@ def repair(
     out: Path,
     *,
     say: Callable[[str], None] = say,
-) -> Iterator[RepairProgress]:
-    """Trains the decoder of `setup.autoencoder.bart` in place, resuming from `out` if it holds a checkpoint.
+) -> Iterator[LoopState]:
+    """Trains the decoder of `setup.autoencoder.bart` in place; states as of `training_loop`, `network` the BART.
 
-    setup, denoiser: of a training run.  copies: texts for the steps that read latents as in pretraining.
+    Resumes from `out` if it holds a checkpoint, whatever the decoder is by then. setup, denoiser: of a training run.
+    copies: texts for the steps that read latents as in pretraining. A step's losses are nats a token and what it
+    "reads": a read, or a copy.
     """
-    bart, tokenizer = setup.autoencoder.bart, setup.autoencoder.tokenizer
-    window = min(bart.config.max_position_embeddings, tokenizer.model_max_length)
+    bart = setup.autoencoder.bart
     if config.layers:
         deepen(bart, config.layers)
     if config.own_readout:
         untie_readout(bart)
-    allow_tf32(bart.device)
     weights = _only_decoder(bart)
     matrices = [w for name, w in weights.items() if w.ndim == 2 and name != READOUT]
     others = [w for name, w in weights.items() if w.ndim != 2 or name == READOUT]
     optimizer = MuonAdamW(
         matrices, others, lr=config.learning_rate, weight_decay=config.weight_decay
     )
-    settings = {
-        **dataclasses.asdict(config),
-        "decoder": digest_of(bart),
-        "denoiser": digest_of(denoiser),
-        "copies": digest_of(copies),
-    }
-    step = resume_network(out, bart, optimizer, settings, MAY_CHANGE, say).get("step", 0)
-    if step >= config.steps:
-        yield RepairProgress(step, None, "", bart)
-        return
+    yield from training_loop(
+        config,
+        bart,
+        optimizer,
+        lambda step: _losses(config, setup, denoiser, copies, step),
+        out,
+        origins={
+            "BART": digest_of(bart.model.encoder),
+            "denoiser": digest_of(denoiser),
+            "text": digest_of(copies),
+        },
+        say=say,
+    )
+
+
+def _losses(
+    config: RepairConfig, setup: Setup, denoiser: ModelMixin, copies: list[str], step: int
+) -> Iterator[StepLoss]:
+    """The losses of the steps from `step` on: of estimates read, or of latents copied as in pretraining."""
+    bart, tokenizer = setup.autoencoder.bart, setup.autoencoder.tokenizer
+    window = min(bart.config.max_position_embeddings, tokenizer.model_max_length)
     sequences = token_sequences(tokenizer, copies, window=window)
     corrupted = DenoisingBatches(tokenizer, Corruption(), window=window)
     lengths = np.array([len(sequence) for sequence in sequences])
@@ -146,24 +146,20 @@ def repair(
             ("copy", lengths, COPY, kinds[:step].count("copy")),
         )
     }
-    saves = Timer(config.checkpoint_minutes)
     for index in range(step, config.steps):
-        rate = learning_rate(config, index, steps=config.steps)
         _, rows = next(batches[kinds[index]])
         dropout = _dropout(bart, config.dropout, seed=(config.seed, DROPOUT, index))
         with autocast(bart.device, setup.autoencoder.dtype), dropout:
             if kinds[index] == "copy":
                 chosen = [sequences[row] for row in rows]
                 batch = corrupted.make(chosen, seed=(config.seed, CORRUPTION, index))
-                loss = denoising_loss(bart, batch.to(bart.device))
+                tokens, loss = batch.tokens, denoising_loss(bart, batch.to(bart.device))
             else:
                 estimates = estimated_latents(config, setup, denoiser, rows, index)
                 labels = setup.training.token_batch(rows, padding=IGNORED)
+                tokens = int(setup.training.lengths[rows].sum())
                 loss = reading_loss(bart, setup.autoencoder.readable(estimates), labels)
-        optimise(optimizer, loss, rate=rate, clip=config.gradient_clip, step=index)
-        if index + 1 == config.steps or saves.due():
-            save_network(out, bart, optimizer, {"step": index + 1, "config": settings})
-        yield RepairProgress(index + 1, float(loss.detach()), kinds[index], bart)
+        yield StepLoss(loss, tokens, {"loss": loss, "reads": kinds[index]})
 
 
 @torch.no_grad()

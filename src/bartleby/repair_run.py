@@ -11,18 +11,19 @@ from diffusers import ModelMixin
 
 from bartleby.autoencoder import STATISTICS_FILE, Latents
 from bartleby.batching import pad
-from bartleby.checkpoints import made_folder, replaced_folder, write_json
-from bartleby.console import print_json, progress_bar, say
+from bartleby.checkpoints import made_folder, read_json, replaced_folder, write_json
+from bartleby.console import print_json, say
 from bartleby.corpus import load_corpus, merge
 from bartleby.errors import UserError
 from bartleby.evaluation.latents import estimate_x0, noised
 from bartleby.reading import IGNORED, reading_loss
 from bartleby.repair import RepairConfig, repair
-from bartleby.run_log import LOG_EVERY, RunLog
+from bartleby.run_log import follow
 from bartleby.train_run import Setup, open_run, validation_sample
 from bartleby.writing_decoder import decoder_folder, load_decoder, save_decoder
 
 VALIDATION_TEXTS = 128
+STORE = torch.bfloat16  # format of the BART in `out/model`
 GRID = (0.0, 0.2, 0.4, 0.6, 0.8)  # timesteps, as shares of all
 
 
@@ -34,7 +35,6 @@ def run_repair(
     data: list[str],
     start: str | None = None,
     column: str = "text",
-    store: str = "bfloat16",
     device: str | None = None,
     as_json: bool = False,
 ) -> None:
@@ -57,30 +57,14 @@ def run_repair(
     texts = corpus.split("train")
     texts = texts[: own.limit] if own.limit and not data else texts
     made_folder(out)
-    before = measure_reading(setup, denoiser)
+    before = _reading_before(setup, denoiser, out)
     say(
         f"{config.steps:,} steps of up to {config.tokens_per_batch:,} tokens · estimates from timestep "
         f"{config.quietest:.0%} to {config.noisiest:.0%} · {config.copies:.0%} of the steps copy · seed {config.seed}"
     )
-    with progress_bar("repair", total=config.steps) as bar:
-        log = None
-        for progress in repair(config, setup, denoiser, texts, out, say=say):
-            if progress.loss is None:
-                break
-            log = log or RunLog(out, step=progress.step - 1)
-            bar.update(
-                bar.task_ids[0],
-                completed=progress.step,
-                note=f" {progress.kind} {progress.loss:.3f}",
-            )
-            if progress.step % LOG_EVERY == 0:
-                row = {"step": progress.step, "loss": progress.loss, "reads": progress.kind}
-                row["seconds"] = round(log.elapsed, 2)
-                log.append(row, kind="train")
-        if log:
-            log.close()
+    follow(repair(config, setup, denoiser, texts, out, say=say), out, "repair")
     bart = setup.autoencoder.bart.eval()
-    bart.to(getattr(torch, store)).float()  # measured as it will be stored
+    bart.to(STORE).float()  # measured as it will be stored
     after = measure_reading(setup, denoiser)
     record = {
         "config": dataclasses.asdict(config),
@@ -89,7 +73,7 @@ def run_repair(
         "data": [Path(source).name for source, _ in sources],
         "start": start and Path(start).name,
     }
-    _finish(setup, out, store, record)
+    _finish(setup, out, record)
     if as_json:
         print_json(record)
     else:
@@ -101,6 +85,14 @@ def run_repair(
         f"saved {out}  →  try: bartleby generate --model {run} --bart {out / 'model'}\n"
         f"to write with it from now on: bartleby defaults {run} --decoder {out}"
     )
+
+
+def _reading_before(setup: Setup, denoiser: ModelMixin, out: Path) -> dict[str, float]:
+    """What the decoder reads before its repair: measured once, for the run may write with the repaired one later."""
+    path = out / "nats_before.json"
+    if not any((out / "checkpoints").glob("step-*")):
+        write_json(path, measure_reading(setup, denoiser))
+    return read_json(path)
 
 
 @torch.inference_mode()
@@ -118,7 +110,7 @@ def measure_reading(setup: Setup, denoiser: ModelMixin) -> dict[str, float]:
     return nats
 
 
-def _finish(setup: Setup, out: Path, store: str, record: dict) -> None:
+def _finish(setup: Setup, out: Path, record: dict) -> None:
     """The BART in `out/model`, with what else lay in its folder and the record of its repair.
 
     Its decoder's layers alone in `out`: copied into the run's folder, the run writes with them.
@@ -126,7 +118,7 @@ def _finish(setup: Setup, out: Path, store: str, record: dict) -> None:
     autoencoder = setup.autoencoder
     save_decoder(autoencoder.bart, out)
     with replaced_folder(out / "model") as temporary:
-        autoencoder.bart.to(getattr(torch, store)).save_pretrained(temporary)
+        autoencoder.bart.to(STORE).save_pretrained(temporary)
         autoencoder.tokenizer.save_pretrained(temporary)
         for name in (STATISTICS_FILE, "pretraining.json"):
             if (autoencoder.folder / name).exists():

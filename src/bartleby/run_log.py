@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from bartleby.console import progress_bar
 from bartleby.errors import UserError
+from bartleby.training_loop import LoopState
 
 LOG_EVERY = 10  # steps
 
@@ -52,6 +56,47 @@ class RunLog:
     def close(self) -> None:
         """Writes out what TensorBoard's file still holds back."""
         self._board.close()
+
+
+def follow(
+    states: Iterable[LoopState],
+    out: Path,
+    title: str,
+    *,
+    observe: Callable[[LoopState, RunLog], None] | None = None,
+) -> LoopState:
+    """Goes through the states of a `training_loop` with a progress bar and a log in `out`; returns the last one.
+
+    observe: called after every step, to validate now and then.
+    """
+    log, before = None, 0
+    with progress_bar(title, total=1) as bar, contextlib.ExitStack() as stack:
+        for state in states:
+            if state.losses is None:
+                break
+            if log is None:
+                log, before = RunLog(out, step=state.step - 1), state.tokens
+                stack.callback(log.close)
+            rate = (state.tokens - before) / max(log.elapsed - log.seconds, 1e-9)
+            note = " · ".join(_in_words(name, part) for name, part in state.losses.items())
+            bar.update(
+                bar.task_ids[0],
+                completed=state.step,
+                total=state.steps,
+                note=f" {note} · {rate:,.0f} tokens/s",
+            )
+            if state.step % LOG_EVERY == 0 or state.step == state.steps:
+                row = {"step": state.step, **state.losses, "tokens": state.tokens}
+                row |= {"learning_rate": state.learning_rate, "tokens_per_second": round(rate)}
+                log.append({**row, "seconds": round(log.elapsed, 2)}, kind="train")
+            if observe:
+                observe(state, log)
+    return state
+
+
+def _in_words(name: str, part: float | str) -> str:
+    name = name.replace("_", " ")
+    return f"{name} {part}" if isinstance(part, str) else f"{name} {part:.3f}"
 
 
 def read_log(run: Path) -> list[dict]:

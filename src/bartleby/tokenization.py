@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 
+import numpy as np
 from tokenizers import ByteLevelBPETokenizer
 from transformers import BartTokenizer, PreTrainedTokenizerBase
 
@@ -38,7 +39,7 @@ def train_tokenizer(
 
 
 def _merges(bpe: ByteLevelBPETokenizer) -> list[tuple[str, str]]:
-    merges = json.loads(bpe._tokenizer.to_str())["model"]["merges"]
+    merges = json.loads(bpe.to_str())["model"]["merges"]
     return [
         tuple(merge) if isinstance(merge, list) else tuple(merge.split(" ")) for merge in merges
     ]
@@ -128,3 +129,12 @@ def _cut_long_piece(tokenizer: PreTrainedTokenizerBase, piece: str, window: int)
         return
     step = (window - 2) // 4  # at most 4 bytes, so at most 4 tokens, a character
     yield from (piece[start : start + step] for start in range(0, len(piece), step))
+
+
+def token_sequences(
+    tokenizer: PreTrainedTokenizerBase, texts: list[str], *, window: int
+) -> list[np.ndarray]:
+    """Token ids of each passage of at most `window` tokens, as 16- or 32-bit integers."""
+    dtype = np.uint16 if len(tokenizer) <= 2**16 else np.int32
+    cut = list(passages(tokenizer, texts, window=window))
+    return [np.array(ids, dtype=dtype) for ids in encode_texts(tokenizer, cut)]

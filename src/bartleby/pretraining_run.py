@@ -6,19 +6,22 @@ import dataclasses
 from pathlib import Path
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from bartleby.autoencoder import STATISTICS_FILE, Autoencoder, fit_latent_statistics
-from bartleby.checkpoints import made_folder, replaced_folder, write_json
-from bartleby.console import print_json, progress_bar, say
-from bartleby.corpus import load_corpus, merge
+from bartleby.checkpoints import made_folder, read_json, replaced_folder, write_json
+from bartleby.console import print_json, say
+from bartleby.corpus import load_corpus, merge, spread
 from bartleby.errors import UserError
 from bartleby.evaluation.infilling import measure_infilling
 from bartleby.evaluation.reconstruction import reconstruct, summarise
 from bartleby.precision import chosen_device, network_dtype
-from bartleby.pretrain import PRESETS, PretrainConfig, Progress, pretrain
-from bartleby.run_log import LOG_EVERY, RunLog
+from bartleby.pretraining import PRESETS, PretrainConfig, pretrain, run_tokenizer
+from bartleby.run_log import RunLog, follow
 from bartleby.tokenization import passages
+from bartleby.training_loop import LoopState
 
+RECORD_FILE = "pretraining.json"
 QUICK_VALIDATION, FULL_VALIDATION = 100, 1000  # passages
 STATISTICS_TEXTS = 5_000
 READS = 0.95  # token accuracy in free-running reconstruction from which a decoder counts as reading its latents
@@ -56,31 +59,23 @@ def run_pretraining(
         f"{len(train):,} texts · {config.steps:,} steps of up to {config.tokens_per_batch:,} tokens"
         f" · {device}, {precision}"
     )
-    last, log = None, None
-    with progress_bar("pretrain", total=config.steps) as bar:
-        for progress in pretrain(config, train, out, device=device, say=say):
-            last = progress
-            if progress.loss is None:
-                break
-            if log is None:
-                log, tokens_before = RunLog(out, step=progress.step - 1), progress.tokens
-            rate = (progress.tokens - tokens_before) / max(log.elapsed - log.seconds, 1e-9)
-            bar.update(
-                bar.task_ids[0],
-                completed=progress.step,
-                note=f" loss {progress.loss:.3f} · {rate:,.0f} tokens/s",
-            )
-            if progress.step % LOG_EVERY == 0:
-                _log(log, progress, rate)
-            if progress.step % validate_every == 0 and progress.step < config.steps:
-                _validate(config, progress, valid, log, name=str(out))
-        if log:
-            log.close()
-    if last.loss is None and (out / "model").exists():
+    tokenizer = run_tokenizer(config, train, out)
+
+    def observe(state: LoopState, log: RunLog) -> None:
+        if state.step % validate_every == 0 and state.step < config.steps:
+            _validate(config, state, tokenizer, valid, log, name=str(out))
+
+    last = follow(
+        pretrain(config, train, out, device=device, say=say), out, "pretrain", observe=observe
+    )
+    saved = out / "model" / RECORD_FILE
+    if last.losses is None and saved.exists():
         say(f"'{out}' has already run its {config.steps:,} steps; to go on, raise --steps")
+        if as_json:
+            print_json(read_json(saved))
         return
     record = finish(
-        config, last, train, valid, data=[Path(source).name for source in data], out=out
+        config, last, tokenizer, train, valid, data=[Path(source).name for source in data], out=out
     )
     if as_json:
         print_json(record)
@@ -95,7 +90,8 @@ def run_pretraining(
 
 def finish(
     config: PretrainConfig,
-    last: Progress,
+    last: LoopState,
+    tokenizer: PreTrainedTokenizerBase,
     train: list[str],
     valid: list[str],
     *,
@@ -103,15 +99,17 @@ def finish(
     out: Path,
 ) -> dict:
     """Measures the trained BART as it will be stored and writes `out/model`; returns the record saved with it."""
-    bart = last.bart.to(getattr(torch, config.store)).float().eval()  # as it will be after loading
+    bart = (
+        last.network.to(getattr(torch, config.store)).float().eval()
+    )  # as it will be after loading
     autoencoder = Autoencoder(
-        bart, last.tokenizer, config.window, name=str(out), dtype=network_dtype(bart.device)
+        bart, tokenizer, config.window, name=str(out), dtype=network_dtype(bart.device)
     )
-    sample = list(passages(last.tokenizer, spread(train, STATISTICS_TEXTS), window=config.window))
+    sample = list(passages(tokenizer, spread(train, STATISTICS_TEXTS), window=config.window))
     statistics = fit_latent_statistics(
         autoencoder, sample, source=f"train split of {', '.join(data)}", say=say
     )
-    held_out = _held_out(last, valid, config.window, FULL_VALIDATION)
+    held_out = _held_out(tokenizer, valid, config.window, FULL_VALIDATION)
     summary = summarise([item for _, item in reconstruct(autoencoder, held_out, say=say)])
     record = {
         "data": data,
@@ -125,9 +123,9 @@ def finish(
     }
     with replaced_folder(out / "model") as folder:
         bart.to(getattr(torch, config.store)).save_pretrained(folder)
-        last.tokenizer.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
         write_json(folder / STATISTICS_FILE, statistics.to_json())
-        write_json(folder / "pretraining.json", record)
+        write_json(folder / RECORD_FILE, record)
     return record
 
 
@@ -141,44 +139,31 @@ def verdict(token_accuracy: float, effective_rank: float, channels: int) -> str:
     return f"good: the decoder reads its encoder ({numbers})"
 
 
-def _held_out(progress: Progress, valid: list[str], window: int, count: int) -> list[str]:
+def _held_out(
+    tokenizer: PreTrainedTokenizerBase, valid: list[str], window: int, count: int
+) -> list[str]:
     """`count` passages of the validation texts, the same ones every time."""
-    cut = list(passages(progress.tokenizer, spread(valid, count), window=window))
+    cut = list(passages(tokenizer, spread(valid, count), window=window))
     return spread(cut, count)
 
 
-def spread(texts: list[str], count: int) -> list[str]:
-    """`count` texts at even distances, so that every source of a merged corpus is in the sample."""
-    if len(texts) <= count:
-        return texts
-    return [texts[index * len(texts) // count] for index in range(count)]
-
-
-def _validate(config, progress: Progress, valid: list[str], log: RunLog, *, name: str) -> None:
-    progress.bart.eval()
+def _validate(
+    config: PretrainConfig,
+    state: LoopState,
+    tokenizer: PreTrainedTokenizerBase,
+    valid: list[str],
+    log: RunLog,
+    *,
+    name: str,
+) -> None:
+    bart = state.network.eval()
     autoencoder = Autoencoder(
-        progress.bart,
-        progress.tokenizer,
-        config.window,
-        name=name,
-        dtype=network_dtype(progress.bart.device),
+        bart, tokenizer, config.window, name=name, dtype=network_dtype(bart.device)
     )
-    held_out = _held_out(progress, valid, config.window, QUICK_VALIDATION)
+    held_out = _held_out(tokenizer, valid, config.window, QUICK_VALIDATION)
     summary = summarise([item for _, item in reconstruct(autoencoder, held_out, say=say)])
     rank = fit_latent_statistics(autoencoder, held_out, source="validation", say=say).effective_rank
-    progress.bart.train()
-    say(f"step {progress.step:,}: {verdict(summary.token_accuracy, rank, autoencoder.channels)}")
-    row = {"step": progress.step, **dataclasses.asdict(summary), "effective_rank": rank}
+    bart.train()
+    say(f"step {state.step:,}: {verdict(summary.token_accuracy, rank, autoencoder.channels)}")
+    row = {"step": state.step, **dataclasses.asdict(summary), "effective_rank": rank}
     log.append({**row, "seconds": round(log.elapsed, 2)}, kind="valid")
-
-
-def _log(log: RunLog, progress: Progress, rate: float) -> None:
-    row = {
-        "step": progress.step,
-        "loss": progress.loss,
-        "tokens": progress.tokens,
-        "learning_rate": progress.learning_rate,
-        "tokens_per_second": round(rate),
-        "seconds": round(log.elapsed, 2),
-    }
-    log.append(row, kind="train")

@@ -20,8 +20,8 @@ from bartleby.checkpoints import checkpoint_folder
 from bartleby.errors import UserError
 from bartleby.loading import load_autoencoder
 from bartleby.optimisation import learning_rate
-from bartleby.pretrain import PRESETS, PretrainConfig, pretrain
-from bartleby.pretrain_run import configure, verdict
+from bartleby.pretraining import PRESETS, PretrainConfig, pretrain
+from bartleby.pretraining_run import configure, verdict
 
 STEPS = 12
 CONFIG = dataclasses.replace(
@@ -50,12 +50,13 @@ def undisturbed(tmp_path_factory):
     """Weights and losses of a run that nothing interrupted."""
     run = tmp_path_factory.mktemp("undisturbed")
     states = train(run)
-    return weights(checkpoint_folder(run, STEPS)), [state.loss for state in states]
+    return weights(checkpoint_folder(run, STEPS)), [state.losses for state in states]
 
 
 def test_loss_falls(tmp_path):
     losses = [
-        state.loss for state in train(tmp_path, dataclasses.replace(PRESETS["tiny"], steps=60))
+        state.losses["loss"]
+        for state in train(tmp_path, dataclasses.replace(PRESETS["tiny"], steps=60))
     ]
     assert np.mean(losses[-10:]) < np.mean(losses[:10]) - 0.5
 
@@ -73,7 +74,7 @@ def test_a_resumed_run_ends_with_the_same_weights(tmp_path, undisturbed):
     rest = train(tmp_path, say=messages.append)
     assert any("resuming" in message and "step 5 of 12" in message for message in messages)
     assert [state.step for state in rest] == list(range(6, STEPS + 1))
-    assert [state.loss for state in first + rest] == undisturbed[1]
+    assert [state.losses for state in first + rest] == undisturbed[1]
     assert same(weights(checkpoint_folder(tmp_path, STEPS)), undisturbed[0])
 
 
@@ -103,7 +104,7 @@ def test_another_configuration_is_refused(tmp_path):
     train(tmp_path, stop_after=2)
     with pytest.raises(UserError, match=r"learning_rate = 0.001, not 0.5"):
         train(tmp_path, dataclasses.replace(CONFIG, learning_rate=0.5))
-    with pytest.raises(UserError, match="was trained with texts = "):
+    with pytest.raises(UserError, match="was begun with another text"):
         next(pretrain(CONFIG, [*TEXTS, "One more."], tmp_path, say=lambda message: None))
 
 
@@ -118,7 +119,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_checkpoint(
 ):
     train(tmp_path, stop_after=3)
     monkeypatch.setattr(
-        "bartleby.pretrain.denoising_loss", lambda bart, batch: torch.tensor(float("nan"))
+        "bartleby.pretraining.denoising_loss", lambda bart, batch: torch.tensor(float("nan"))
     )
     with pytest.raises(UserError, match="loss is nan at step 4"):
         train(tmp_path)
