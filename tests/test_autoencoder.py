@@ -125,3 +125,14 @@ def test_mask_reaches_the_decoder(autoencoder):
         latents.mask[:, None], latents.values, torch.full_like(latents.values, 50.0)
     )
     assert autoencoder.decode(Latents(noisy, latents.mask)) == autoencoder.decode(latents)
+
+
+def test_latents_whose_shapes_do_not_belong_together_are_refused():
+    values = torch.zeros(2, 8, 5)
+    for mask, message in (
+        (torch.ones(2, 4, dtype=torch.bool), r"\[2, 8, 5\] and their mask \[2, 4\]"),
+        (torch.ones(2, 8, dtype=torch.bool), "must be"),
+        (torch.ones(2, 5), "must be bool"),
+    ):
+        with pytest.raises(UserError, match=message):
+            Latents(values, mask)

@@ -32,6 +32,7 @@ def test_reads_every_format_and_compression(tmp_path):
         ("latin1.txt", "café".encode("latin-1"), "not UTF-8: byte 0xe9 at offset 3"),
         ("bad.txt.gz", b"not gzip at all", "damaged"),
         ("cut.txt.xz", lzma.compress(b"some text" * 100)[:40], "damaged"),
+        ("half.jsonl", b'{"text": "a"}\n{"text": "\\ud83d"}\n', "line 2 holds half a character"),
         ("bad.jsonl", b'{"text": "a"}\n{"text": \n', "line 2 is not JSON"),
         ("other.jsonl", b'{"body": "a"}\n', "no text field 'text'"),
         ("other.csv", b"id,body\n1,a\n", "no column 'text' (found: id, body)"),

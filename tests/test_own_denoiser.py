@@ -112,6 +112,32 @@ def test_its_pipeline_is_saved_and_loaded(own, cli, tiny_config):
     assert load_pipeline("saved")(2, seed=3).texts == texts
 
 
+def test_one_that_was_trained_elsewhere_can_be_loaded_anywhere(
+    own, generator_run, cli, monkeypatch
+):
+    monkeypatch.syspath_prepend(Path.cwd())
+    from own_networks import Convolution
+
+    from bartleby import load_pipeline
+    from bartleby.pipeline import TextDiffusionPipeline
+
+    parts = load_pipeline(generator_run)
+    mine = Convolution(channels=parts.denoiser.config.channels)
+    options = {key: parts.config[key] for key in ("window", "latent_statistics", "length_counts")}
+    TextDiffusionPipeline(
+        parts.bart, parts.tokenizer, mine, parts.scheduler, **options
+    ).save_pretrained("mine")
+    result = cli("generate", "-n", 1, "--model", Path("mine").absolute())
+    assert result.exit_code == 0, result.stderr
+    folder = Path("mine").absolute()
+    monkeypatch.chdir("/")
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path != str(folder.parent)])
+    monkeypatch.delitem(sys.modules, "own_networks")
+    result = cli("generate", "-n", 1, "--model", folder)
+    assert result.exit_code == 1
+    assert "needs your own code" in result.stderr and "No module named" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("name", "keys", "message"),
     [

@@ -10,11 +10,13 @@ import sys
 import weakref
 
 import pytest
+from diffusers import EulerDiscreteScheduler
 
 from bartleby.autoencoder import DecodeSettings
 from bartleby.errors import UserError
 from bartleby.pipeline import TextDiffusionPipeline, load_pipeline
 from bartleby.sampling import SamplerSettings
+from bartleby.schedules import noise_scheduler
 
 QUICK = SamplerSettings(steps=6)
 TEXTS = ["The dog likes tea.", "Nobody saw the red house."]
@@ -274,3 +276,16 @@ def test_memory_does_not_grow_with_the_number_of_texts(pipeline):
 
     pipeline(300, settings=SamplerSettings(steps=1), callback=count)
     assert len(sizes) > 2 and max(sizes) <= 1024 * 64 and max(alive) <= 2
+
+
+def test_a_scheduler_of_other_noise_or_kind_is_refused(pipeline):
+    def made(scheduler):
+        return TextDiffusionPipeline(
+            pipeline.bart, pipeline.tokenizer, pipeline.denoiser, scheduler, window=32
+        )
+
+    assert made(pipeline.scheduler).denoiser is pipeline.denoiser
+    with pytest.raises(UserError, match="noise is not the one"):
+        made(noise_scheduler("cosine"))
+    with pytest.raises(UserError, match="is a EulerDiscreteScheduler"):
+        made(EulerDiscreteScheduler())

@@ -19,17 +19,18 @@ def planner(autoencoder):
 
 
 def test_lengths_are_drawn_as_often_as_training_texts_have_them(planner):
-    drawn = [planner.new_text((0, index), [], None)[0] for index in range(400)]
+    plan = planner.new_text(None, None)
+    drawn = [plan((0, index))[0] for index in range(400)]
     assert set(drawn) == {6, 9} and 0.68 < drawn.count(9) / 400 < 0.82
-    assert drawn[7] == planner.new_text((0, 7), [], None)[0]
-    assert planner.new_text((0, 0), [], 12) == (14, None)  # <s> and </s> besides
+    assert drawn[7] == planner.new_text(None, None)((0, 7))[0]
+    assert planner.new_text(None, 12)((0, 0)) == (14, None)  # <s> and </s> besides
 
 
 def test_a_prompt_is_given_and_no_length_is_too_short_for_it(planner):
     prefix = planner.prefix("The dog likes")
     lengths = set()
     for index in range(20):
-        length, given = planner.new_text((1, index), prefix, None)
+        length, given = planner.new_text("The dog likes", None)((1, index))
         lengths.add(length)
         assert given.known[: len(prefix)] == prefix and len(given.known) == length
         assert set(given.known[len(prefix) :]) == {FREE}
@@ -61,3 +62,11 @@ def test_gaps_are_drawn_as_asked_or_as_there_is_room(planner):
     }
     with pytest.raises(UserError, match=f"at least {WINDOW + 1} tokens; this model writes at most"):
         planner.with_gaps((0,), full, 3)
+
+
+def test_lengths_that_are_not_known_are_said_once(autoencoder, capsys):
+    plan = Planner(autoencoder).new_text("The dog", None)
+    lengths = {plan((0, index))[0] for index in range(60)}
+    shortest = len(autoencoder.tokenizer("The dog")["input_ids"]) + 1
+    assert lengths == set(range(shortest, shortest + 9))
+    assert capsys.readouterr().err.count("are not known") == 1

@@ -81,6 +81,16 @@ class Latents:
     values: torch.Tensor
     mask: torch.Tensor
 
+    def __post_init__(self):
+        """UserError for shapes that do not belong together."""
+        shape = tuple(self.values.shape)
+        if len(shape) != 3 or tuple(self.mask.shape) != (shape[0], shape[2]):
+            raise UserError(
+                f"latents are {list(shape)} and their mask {list(self.mask.shape)}; they must be [B, C, L] and [B, L]"
+            )
+        if self.mask.dtype != torch.bool:
+            raise UserError(f"a mask of latents is {self.mask.dtype}; it must be bool")
+
     @property
     def real(self) -> torch.Tensor:
         """The latents of real tokens alone, [tokens, C]."""
@@ -216,14 +226,14 @@ class Autoencoder:
         if len(sequences[longest]) > MAX_TRUNCATED_WINDOWS * self.window:
             raise UserError(
                 f"text {longest + 1} has {len(sequences[longest]):,} tokens; this model reads {self.window} at a time. "
-                "Cut it into passages, as noise and reconstruct do with --split"
+                "Cut it into passages (`Autoencoder.split`; the commands noise and reconstruct have --split)"
             )
         too_long = sum(len(sequence) > self.window for sequence in sequences)
         if too_long:
             say(
                 f"{too_long:,} of {len(texts):,} texts have more than {self.window} tokens "
-                f"(up to {len(sequences[longest]):,}) and are truncated; noise and reconstruct cut them into passages "
-                "with --split"
+                f"(up to {len(sequences[longest]):,}) and are truncated (`Autoencoder.split`, or --split "
+                "of noise and reconstruct, cuts them into passages instead)"
             )
         return [fit_to_window(sequence, self.window) for sequence in sequences]
 

@@ -76,6 +76,8 @@ def noise(
 
     if text is not None and file is not None:
         raise typer.BadParameter("give a TEXT or --file, not both")
+    if denoiser is not None and relative:
+        raise typer.BadParameter("--denoiser works on raw latents, not with --relative")
     numbers = parse_levels(levels) if levels else list(PUBLISHED_LEVELS)
     if plot:
         check_plot_path(plot)
@@ -85,8 +87,6 @@ def noise(
     settings = DecodeSettings(num_beams=beams)
     restore = None
     if denoiser is not None:
-        if relative:
-            raise typer.BadParameter("--denoiser works on raw latents, not with --relative")
         bundled = denoiser == BUNDLED
         restore = load_trained_denoiser(None if bundled else denoiser, autoencoder).restore
     say(f"model {autoencoder.name} · seed {seed} · decoding {settings}")

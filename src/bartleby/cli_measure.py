@@ -179,6 +179,7 @@ def benchmark(
             window=pipeline.config.window,
             tokens_per_batch=tokens_per_batch,
             dropout=dropout,
+            seed=seed,
         )
     scores = run_benchmark(
         pipeline,

@@ -280,6 +280,7 @@ def interpolate(
     )
     for index, text in enumerate(written.texts):
         _print(text, json, {"weight": index / (number - 1), "text": text})
+    _say_empty(sum(not text.strip() for text in written.texts), number)
 
 
 def defaults(

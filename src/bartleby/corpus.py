@@ -156,7 +156,17 @@ def _jsonl_rows(text: str, path: Path, column: str) -> Iterator[str]:
         value = row if isinstance(row, str) else row.get(column) if isinstance(row, dict) else None
         if not isinstance(value, str):
             raise UserError(f"'{path}' line {number} has no text field '{column}'")
+        if not _is_unicode(value):  # JSON may escape half of a pair of surrogates
+            raise UserError(f"'{path}' line {number} holds half a character (a lone surrogate)")
         yield value
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _csv_rows(text: str, path: Path, column: str) -> Iterator[str]:
@@ -211,10 +221,16 @@ def _with_held_out(name: str, texts: list[str], notes: list[str]) -> Corpus:
     for text in texts:
         bucket = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") % 100
         splits["valid" if bucket < HELD_OUT_PERCENT else "train"].append(text)
+    if not all(splits.values()):
+        notes.append(
+            f"{name}: {len(texts):,} texts are too few to hold {HELD_OUT_PERCENT}% of them out as valid; name a folder "
+            "with train.txt and valid.txt"
+        )
+        return Corpus(name, {"train": texts}, notes)
     notes.append(
         f"{name}: no split to validate on; {len(splits['valid']):,} of {len(texts):,} texts held out as valid"
     )
-    return Corpus(name, {split: held for split, held in splits.items() if held}, notes)
+    return Corpus(name, splits, notes)
 
 
 def _load_hub_dataset(name: str, column: str) -> Corpus:

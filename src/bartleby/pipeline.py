@@ -89,7 +89,7 @@ class TextDiffusionPipeline(DiffusionPipeline):
         """
         super().__init__()
         channels = compressor.config.vector_channels if compressor else bart.config.d_model
-        _check_fit(channels, tokenizer, denoiser, latent_statistics)
+        _check_fit(channels, tokenizer, denoiser, scheduler, latent_statistics)
         self.register_modules(
             bart=bart,
             tokenizer=tokenizer,
@@ -240,10 +240,10 @@ class TextDiffusionPipeline(DiffusionPipeline):
         callback: gets each SamplingStep and the numbers of the texts in its batch, one for each row.
         """
         _check_count(num_texts)
-        planner, settings, drafts = self._planner, settings or self.default_settings, []
-        prefix = planner.prefix(prompt)
+        settings, drafts = settings or self.default_settings, []
+        plan = self._planner.new_text(prompt, length)
         for index in range(first, first + num_texts):
-            tokens, given = planner.new_text((seed, index), prefix, length)
+            tokens, given = plan((seed, index))
             drafts.append([Draft(own, tokens, given) for own in _seeds(seed, index, settings)])
         return self._write(drafts, settings, decoding=decoding, callback=callback, first=first)
 
@@ -416,7 +416,12 @@ def _check_count(texts: int) -> None:
         raise UserError(f"num_texts is {texts}; it must be at least 1")
 
 
-def _check_fit(channels: int, tokenizer, denoiser, statistics) -> None:
+def _check_fit(channels: int, tokenizer, denoiser, scheduler, statistics) -> None:
+    if not isinstance(scheduler, DDPMScheduler):
+        raise UserError(
+            f"the scheduler is a {type(scheduler).__name__}; it must be the DDPMScheduler that the denoiser was "
+            "trained with. How it is sampled is chosen by the settings' sampler"
+        )
     if denoiser.config.channels != channels:
         raise UserError(
             f"the denoiser has {denoiser.config.channels} channels, the latents {channels}: they do not belong together"
@@ -429,4 +434,12 @@ def _check_fit(channels: int, tokenizer, denoiser, statistics) -> None:
         raise UserError(
             f"the denoiser knows {denoiser.config.vocabulary:,} tokens, the tokenizer {len(tokenizer):,}: "
             "they do not belong together"
+        )
+    tables = getattr(getattr(denoiser, "posterior", None), "alpha_bar", None)
+    alpha_bar = scheduler.alphas_cumprod
+    if tables is not None and not (
+        len(tables) == len(alpha_bar) and torch.allclose(tables.cpu(), alpha_bar.cpu(), atol=1e-4)
+    ):
+        raise UserError(
+            "the scheduler's noise is not the one that the denoiser was trained with: they do not belong together"
         )

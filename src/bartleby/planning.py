@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,14 +39,20 @@ class Planner:
         ]
 
     def new_text(
-        self, seed: tuple[int, ...], prefix: list[int], wanted: int | None
-    ) -> tuple[int, GivenText | None]:
-        """(latents, what is given) of a text that begins with `prefix`.
+        self, prompt: str | None, wanted: int | None
+    ) -> Callable[[tuple[int, ...]], tuple[int, GivenText | None]]:
+        """Seed -> (latents, what is given) of a text that begins with `prompt`.
 
         wanted: tokens without <s> and </s>; by default drawn from the training texts that are long enough.
         """
-        length = self._length(seed, wanted, least=len(prefix) + 2 if prefix else 3)
-        return length, self._given(given_prefix(prefix, length)) if prefix else None
+        prefix = self.prefix(prompt)
+        length_of = self._length(wanted, least=len(prefix) + 2 if prefix else 3)
+
+        def plan(seed: tuple[int, ...]) -> tuple[int, GivenText | None]:
+            length = length_of(seed)
+            return length, self._given(given_prefix(prefix, length)) if prefix else None
+
+        return plan
 
     def pieces(self, text: str) -> list[list[int]]:
         """Token ids of what stands before, between and after the gaps of `text`. UserError if it has none."""
@@ -95,15 +102,15 @@ class Planner:
         tokenizer = self.autoencoder.tokenizer
         return tokenizer(piece, split_special_tokens=True)["input_ids"][1:-1] if piece else []
 
-    def _length(self, seed: tuple[int, ...], wanted: int | None, *, least: int) -> int:
-        """Latents of a text of at least `least` tokens. Compressed: as many as all have."""
+    def _length(self, wanted: int | None, *, least: int) -> Callable[[tuple[int, ...]], int]:
+        """Seed -> latents of a text of at least `least` tokens. Compressed: as many as all have."""
         window = self.autoencoder.window
         if self.autoencoder.compressor is not None:
             if wanted is not None:
                 raise UserError(
                     f"length is {wanted}, but compressed latents do not have one; leave it out"
                 )
-            return self.autoencoder.latents_of(least)
+            return lambda seed: self.autoencoder.latents_of(least)
         if least > window:
             raise UserError(
                 f"the prompt has {least - 3} tokens; this model writes at most {window - 2}, so at most "
@@ -114,10 +121,14 @@ class Planner:
                 raise UserError(
                     f"length is {wanted} tokens; with this prompt and window it must be {least - 2} to {window - 2}"
                 )
-            return wanted + 2
-        return self._drawn_length(seed, least)
+            return lambda seed: wanted + 2
+        chances = self._chances(least)
+        return lambda seed: int(
+            np.random.default_rng((*seed, LENGTH)).choice(len(chances), p=chances)
+        )
 
-    def _drawn_length(self, seed: tuple[int, ...], least: int) -> int:
+    def _chances(self, least: int) -> np.ndarray:
+        """[window + 1], of each length, as among the training texts that are long enough."""
         window = self.autoencoder.window
         counts = np.zeros(window + 1)
         saved = np.array(self.length_counts or [], dtype=float)[: window + 1]
@@ -125,8 +136,8 @@ class Planner:
         counts[:least] = 0
         if counts.sum() == 0:
             counts[least : min(window, least + 8) + 1] = 1
-            say(
-                f"no training text has {least} tokens or more, so a length up to {least + 8} is drawn"
-            )
-        rng = np.random.default_rng((*seed, LENGTH))
-        return int(rng.choice(len(counts), p=counts / counts.sum()))
+            reason = f"no training text has {least} tokens or more"
+            if not saved.any():
+                reason = "the lengths of the training texts are not known"
+            say(f"{reason}, so a length up to {least + 8} is drawn")
+        return counts / counts.sum()

@@ -17,12 +17,11 @@ import torch.nn.functional as F
 
 from bartleby.autoencoder import Autoencoder, Latents
 from bartleby.denoisers.posteriors import TokenMixture
-from bartleby.evaluation.text import token_accuracy
+from bartleby.evaluation.latents import TEXTS_PER_BATCH, decoded_accuracy
 from bartleby.latent_data import LatentData
 from bartleby.objective import sample_noise
 from bartleby.schedules import SCHEDULES, noise_deviations, noise_scheduler
 from bartleby.token_statistics import fit_mixture, token_statistics
-from bartleby.tokenization import content_ids
 
 DEVIATIONS = tuple(float(value) for value in np.geomspace(0.25, 64, 25))
 DS = np.geomspace(0.5, 30, 400)  # of tan-d, tried one by one
@@ -80,21 +79,19 @@ def measure_readability(
         noised = latents.values + deviation * noise
         timesteps = torch.full((len(noised),), index)
         xt = noised * mixture.alpha_bar[index].sqrt()
-        entropy = float(
-            F.cross_entropy(mixture.observe(xt, timesteps, latents.mask).logits, tokens)
-        )
-        written = autoencoder.decode_tokens(Latents(noised, latents.mask))
-        accuracy = np.mean(
-            [
-                token_accuracy(
-                    content_ids(autoencoder.tokenizer, ids),
-                    content_ids(autoencoder.tokenizer, out),
+        entropy = sum(
+            float(
+                F.cross_entropy(
+                    mixture.observe(xt[rows], timesteps[rows], latents.mask[rows]).logits,
+                    torch.tensor([token for row in rows.tolist() for token in token_ids[row]]),
+                    reduction="sum",
                 )
-                for ids, out in zip(token_ids, written, strict=True)
-            ]
-        )
+            )
+            for rows in torch.arange(len(xt)).split(TEXTS_PER_BATCH)
+        ) / len(tokens)
+        accuracy = decoded_accuracy(autoencoder, Latents(noised, latents.mask), token_ids)
         information = min(1.0, max(0.0, 1 - entropy / prior_entropy))
-        curve.append(ReadAt(deviation, information, float(accuracy)))
+        curve.append(ReadAt(deviation, information, accuracy))
     return curve
 
 

@@ -73,8 +73,15 @@ def token_statistics(data: LatentData) -> TokenStatistics:
         made_once(
             path, lambda: _save(_measure(data), path), lock=path.with_suffix(".lock"), say=say
         )
-        tables = load_tensors(path)
+        tables = _load(path)
     return _normalised(TokenStatistics(**tables), data)
+
+
+def _load(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_tensors(path)
+    except UserError as error:
+        raise UserError(f"{error}; remove it, and it is measured again") from None
 
 
 def _save(tables: dict[str, torch.Tensor], path: Path) -> None:

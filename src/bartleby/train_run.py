@@ -178,11 +178,11 @@ def _open_normalised(
 def _open_data(config: TrainConfig, autoencoder: Autoencoder, say) -> tuple[LatentData, LatentData]:
     try:
         corpus = load_corpus(config.data.source, column=config.data.column)
+        for note in corpus.notes:
+            say(note)
         texts = {"train": corpus.split("train"), "valid": corpus.split("valid")}
     except UserError as error:
         raise UserError(f"data.source: {error}") from None
-    for note in corpus.notes:
-        say(note)
     if config.data.limit:
         texts = {name: split[: config.data.limit] for name, split in texts.items()}
     opened = []
@@ -230,7 +230,7 @@ def validation_sample(data: LatentData, count: int) -> tuple[Latents, list[list[
 
 def run_training(
     config: TrainConfig,
-    out: Path,
+    out: str | Path,
     *,
     device: str | None = None,
     say: Callable[[str], None] = say,
@@ -241,7 +241,7 @@ def run_training(
     A run that was interrupted goes on; one that has ended returns its record. Raises UserError if `out` holds a
     run of another configuration.  prepared: what `prepare` returns, if that was called before.
     """
-    accelerator = make_accelerator(device)
+    out, accelerator = Path(out), make_accelerator(device)
     if not accelerator.is_main_process:
         say = _silence
     with accelerator.main_process_first():
@@ -379,13 +379,14 @@ class Observer:
 
 
 def open_run(
-    run: Path,
+    run: str | Path,
     *,
     device: str | None = None,
     say: Callable[[str], None] = say,
     like: Setup | None = None,
 ) -> tuple[Setup, ModelMixin]:
     """A run's setup and its averaged denoiser: the finished one, or the newest checkpoint's."""
+    run = Path(run)
     if not (run / "config.json").exists():
         raise UserError(f"'{run}' is no training run: config.json is missing")
     config = config_from_dict(read_json(run / "config.json"))

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from bartleby.denoisers.baselines import IdentityDenoiser, MixtureDenoiser, WienerDenoiser
-from bartleby.denoisers.contract import Denoiser
+from bartleby.denoisers.contract import ORIGIN, Denoiser
 from bartleby.denoisers.diffusers_unet import DiffusersUNet1D
 from bartleby.denoisers.simple_unet import SimpleUNet1D
 from bartleby.denoisers.text_unet import TextUNet1D
@@ -26,7 +26,6 @@ from bartleby.quantisation import dequantised, quantised
 
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 QUANTISED_FILE = "denoiser.int8.safetensors"
-ORIGIN = "module_and_class"  # in the configuration of a denoiser that is not of Bartleby
 STORES = ("float32", "bfloat16", "int8")
 TRANSFORMERS = ("transformer", "token-transformer")
 DENOISERS = ("simple-unet", "diffusers-unet", "text-unet", *TRANSFORMERS)
@@ -133,7 +132,6 @@ def _own(name: str, options: dict[str, Any]) -> Denoiser:
             f"'{name}' does not remember {', '.join(forgotten)}; decorate its __init__ with "
             "diffusers.configuration_utils.register_to_config"
         )
-    denoiser.register_to_config(**{ORIGIN: name})
     return denoiser
 
 
@@ -192,6 +190,8 @@ def load_denoiser(folder: str | Path) -> ModelMixin:
         described = json.loads(path.read_text(encoding="utf-8"))
         origin = described.get(ORIGIN)
         kind = class_of(origin) if origin else CLASSES[described["_class_name"]]
+    except UserError as error:
+        raise UserError(f"'{folder}' needs your own code: {error}") from None
     except (OSError, ValueError, KeyError, AttributeError):
         raise UserError(f"'{folder}' holds no denoiser of Bartleby") from None
     try:
@@ -203,8 +203,6 @@ def load_denoiser(folder: str | Path) -> ModelMixin:
         raise UserError(
             f"the denoiser in '{folder}' cannot be loaded: {first_line(error)}"
         ) from None
-    if origin:
-        denoiser.register_to_config(**{ORIGIN: origin})
     return denoiser.float().eval()
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import os
 import sys
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +14,8 @@ import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.utils import BaseOutput
 from torch import nn
+
+ORIGIN = "module_and_class"  # in the configuration of a denoiser that is not of Bartleby
 
 
 @dataclass
@@ -31,6 +35,13 @@ class Denoiser(ModelMixin, ConfigMixin):
     """
 
     length_multiple = 1  # what L must divide by
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **options: Any) -> None:
+        """As diffusers' own; the configuration also says where a class that is not Bartleby's is to be found."""
+        kind = type(self)
+        if kind.__module__.partition(".")[0] != "bartleby":
+            self.register_to_config(**{ORIGIN: f"{kind.__module__}:{kind.__qualname__}"})
+        super().save_pretrained(save_directory, **options)
 
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
