@@ -93,6 +93,11 @@ def test_the_generator_writes_different_texts_of_ordinary_words(generator):
     assert sum(text[-1] in '.!?"' for text in texts) >= 15
 
 
+def test_a_text_of_the_generator_is_the_same_whatever_is_written_with_it(generator):
+    together = generator(24, seed=7).texts
+    assert together == [text for i in range(24) for text in generator(1, seed=7, first=i).texts]
+
+
 def test_the_generator_keeps_what_it_is_given(generator):
     assert all(text.startswith("My sister") for text in generator(3, prompt="My sister").texts)
     for text in generator.infill("The <mask> is on the table.", 3).texts:

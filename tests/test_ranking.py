@@ -126,5 +126,5 @@ def test_a_reconstruction_has_no_candidates_to_choose_from(pipeline):
 
 
 def test_candidates_must_be_a_positive_number():
-    with pytest.raises(UserError, match="candidates is 0; it must be at least 1"):
+    with pytest.raises(UserError, match="candidates is 0; it must be a whole number, at least 1"):
         SamplerSettings(candidates=0)

@@ -133,8 +133,9 @@ def test_each_estimate_conditions_the_next():
     "options, message",
     [
         ({"sampler": "euler"}, r"unknown sampler 'euler' \(known: ddpm"),
-        ({"steps": 0}, "steps is 0; it must be at least 1"),
+        ({"steps": 0}, "steps is 0; it must be a whole number, at least 1"),
         ({"steps": -3}, "steps is -3"),
+        ({"steps": 2.5}, "steps is 2.5"),
         ({"guidance": -1.0}, "guidance is -1.0"),
         ({"guidance": float("nan")}, "guidance is nan"),
         ({"temperature": 0.0}, "temperature is 0.0"),

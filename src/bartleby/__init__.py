@@ -7,54 +7,89 @@ Public names are loaded on first use, so importing the package costs nothing.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
+# Public names and their modules, once for what looks at types and once for what runs.
+if TYPE_CHECKING:
+    from bartleby.autoencoder import (
+        Autoencoder,
+        DecodeSettings,
+        Latents,
+        LatentStatistics,
+        fit_latent_statistics,
+    )
+    from bartleby.config import TrainConfig, config_from_dict, read_config
+    from bartleby.corpus import Corpus, load_corpus, read_texts
+    from bartleby.denoisers import (
+        Denoiser,
+        DenoiserOutput,
+        DenoisingTransformer,
+        DiffusersUNet1D,
+        IdentityDenoiser,
+        MixtureDenoiser,
+        SimpleUNet1D,
+        TextUNet1D,
+        TokenTransformer,
+        WienerDenoiser,
+        load_denoiser,
+    )
+    from bartleby.doctor import diagnose
+    from bartleby.errors import UserError
+    from bartleby.loading import load_autoencoder
+    from bartleby.noise import noise_experiment
+    from bartleby.pipeline import TextDiffusionPipeline, load_pipeline
+    from bartleby.pretraining import PretrainConfig, pretrain
+    from bartleby.sampling import SamplerSettings, SamplingStep, sample_latents, starting_noise
+    from bartleby.schedules import noise_scheduler, sampler
+    from bartleby.train_run import open_run, run_training
+
 _PUBLIC = {
-    "Autoencoder": "autoencoder",
-    "DecodeSettings": "autoencoder",
-    "LatentStatistics": "autoencoder",
-    "Latents": "autoencoder",
-    "fit_latent_statistics": "autoencoder",
-    "Corpus": "corpus",
-    "load_corpus": "corpus",
-    "read_texts": "corpus",
-    "Denoiser": "denoisers",
-    "DenoiserOutput": "denoisers",
-    "DenoisingTransformer": "denoisers",
-    "DiffusersUNet1D": "denoisers",
-    "IdentityDenoiser": "denoisers",
-    "MixtureDenoiser": "denoisers",
-    "SimpleUNet1D": "denoisers",
-    "TextUNet1D": "denoisers",
-    "TokenTransformer": "denoisers",
-    "WienerDenoiser": "denoisers",
-    "load_denoiser": "denoisers",
-    "UserError": "errors",
-    "TextDiffusionPipeline": "pipeline",
-    "load_pipeline": "pipeline",
-    "SamplerSettings": "sampling",
-    "load_autoencoder": "loading",
-    "SamplingStep": "sampling",
-    "TrainConfig": "config",
-    "config_from_dict": "config",
-    "read_config": "config",
-    "open_run": "train_run",
-    "run_training": "train_run",
-    "noise_experiment": "noise",
-    "noise_scheduler": "schedules",
-    "sampler": "schedules",
-    "PretrainConfig": "pretraining",
-    "pretrain": "pretraining",
+    "autoencoder": (
+        "Autoencoder",
+        "DecodeSettings",
+        "LatentStatistics",
+        "Latents",
+        "fit_latent_statistics",
+    ),
+    "config": ("TrainConfig", "config_from_dict", "read_config"),
+    "corpus": ("Corpus", "load_corpus", "read_texts"),
+    "denoisers": (
+        "Denoiser",
+        "DenoiserOutput",
+        "DenoisingTransformer",
+        "DiffusersUNet1D",
+        "IdentityDenoiser",
+        "MixtureDenoiser",
+        "SimpleUNet1D",
+        "TextUNet1D",
+        "TokenTransformer",
+        "WienerDenoiser",
+        "load_denoiser",
+    ),
+    "doctor": ("diagnose",),
+    "errors": ("UserError",),
+    "loading": ("load_autoencoder",),
+    "noise": ("noise_experiment",),
+    "pipeline": ("TextDiffusionPipeline", "load_pipeline"),
+    "pretraining": ("PretrainConfig", "pretrain"),
+    "sampling": ("SamplerSettings", "SamplingStep", "sample_latents", "starting_noise"),
+    "schedules": ("noise_scheduler", "sampler"),
+    "train_run": ("open_run", "run_training"),
 }
-__all__ = ["__version__", *_PUBLIC]
+_MODULES = {name: module for module, names in _PUBLIC.items() for name in names}
+__all__ = ["__version__", *_MODULES]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _PUBLIC:
+    if name not in _MODULES:
         raise AttributeError(f"module 'bartleby' has no attribute '{name}'")
-    return getattr(import_module(f"bartleby.{_PUBLIC[name]}"), name)
+    return getattr(import_module(f"bartleby.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 def silence_libraries() -> None:

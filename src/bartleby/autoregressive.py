@@ -43,9 +43,9 @@ class AutoregressiveConfig:
     dropout: float = 0.0
     steps: int = 2000
     tokens_per_batch: int = 2048
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     warmup_steps: int = 100
-    decay_share: float = 0.4
+    decay_share: float = 0.25
     weight_decay: float = 0.1
     gradient_clip: float = 1.0
     checkpoint_minutes: float = 4.0

@@ -27,7 +27,10 @@ Steps = Annotated[
     int | None,
     typer.Option(min=1, help="Evaluations of the denoiser. Default, as below: the model's own."),
 ]
-SamplerName = Annotated[str | None, typer.Option(help="ddpm, ddim, dpm++, sde-dpm++ or unipc.")]
+SamplerName = Annotated[
+    str | None,
+    typer.Option(help="ddpm, ddim, dpm++, sde-dpm++, unipc, or module:function of yours."),
+]
 Guidance = Annotated[
     float | None,
     typer.Option(help="Weight of classifier-free guidance by what is given, 0 to 100; 1 is none."),

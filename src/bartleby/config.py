@@ -17,6 +17,7 @@ from bartleby.denoisers.build import STORES
 from bartleby.denoisers.transformer import PRECONDITIONS
 from bartleby.errors import UserError
 from bartleby.objective import LOSSES
+from bartleby.own_code import is_own
 from bartleby.schedules import SCHEDULES, TARGETS
 
 STATISTICS = ("data", "model", "none")
@@ -67,7 +68,9 @@ class ObjectiveTable:
     target: str = "x0"  # noise, x0 or v
     loss: str = "mse"  # mse, l1, or cross-entropy, which token-transformer needs
     loss_in: str = ""  # measure the error in noise, x0 or v; empty is the target itself
-    schedule: str = "cosine"  # cosine, linear, sqrt or tan
+    schedule: str = (
+        "cosine"  # cosine, linear, sqrt or tan, or module:function, alpha_bar(t) of yours
+    )
     schedule_d: float = 3.0  # of tan: 1 is the cosine, larger is noisier
     timesteps: int = 1000
     conditioned: float = 0.0  # share of passages of which a part is given, for token-transformer
@@ -112,7 +115,8 @@ class TrainConfig:
         _one_of("objective.target", self.objective.target, tuple(TARGETS))
         _one_of("objective.loss", self.objective.loss, LOSSES)
         _one_of("objective.loss_in", self.objective.loss_in, ("", *TARGETS))
-        _one_of("objective.schedule", self.objective.schedule, SCHEDULES)
+        if not is_own(self.objective.schedule):
+            _one_of("objective.schedule", self.objective.schedule, SCHEDULES)
         if self.denoiser.precondition != "none" and self.objective.target != "x0":
             raise UserError(
                 f"objective.target is '{self.objective.target}', but denoiser.precondition makes the network "

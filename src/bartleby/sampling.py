@@ -6,7 +6,7 @@ in its batch, on their lengths, or on how many there are.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +16,7 @@ from bartleby.autoencoder import DecodeSettings
 from bartleby.denoisers import TokenTransformer
 from bartleby.errors import UserError
 from bartleby.objective import predicted_x0, sample_noise
+from bartleby.own_code import is_own, own_code
 from bartleby.randomness import Seeds, extended
 from bartleby.schedules import SAMPLERS, sampler
 
@@ -24,7 +25,7 @@ START, STEP = range(2)  # what noise is for, so that no two draws share a stream
 
 @dataclass(frozen=True)
 class SamplerSettings:
-    """How to sample.  steps: evaluations of the denoiser from pure noise, at least 1.
+    """How to sample.  sampler: one of SAMPLERS, or module:function of yours.  steps: from pure noise, at least 1.
 
     guidance: w of classifier-free guidance (Ho & Salimans 2022), 0 to 100, 1 is none; of texts of which part is given.
     temperature: 0.01 to 10, divides the token logits of a TokenTransformer before the expectation; below 1 the
@@ -44,18 +45,20 @@ class SamplerSettings:
     candidates: int = 1
 
     def __post_init__(self):
-        if self.sampler not in SAMPLERS:
-            raise UserError(f"unknown sampler '{self.sampler}' (known: {', '.join(SAMPLERS)})")
-        if self.steps < 1:
-            raise UserError(f"steps is {self.steps}; it must be at least 1")
+        if self.sampler not in SAMPLERS and not is_own(self.sampler):
+            raise UserError(
+                f"unknown sampler '{self.sampler}' (known: {', '.join(SAMPLERS)}, or module:function of yours)"
+            )
+        for name in ("steps", "candidates"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise UserError(f"{name} is {value}; it must be a whole number, at least 1")
         if not 0 <= self.guidance <= 100:
             raise UserError(f"guidance is {self.guidance}; it must be between 0 and 100")
         if not 0.01 <= self.temperature <= 10:
             raise UserError(f"temperature is {self.temperature}; it must be between 0.01 and 10")
         if not 0 <= self.handover < 1:
             raise UserError(f"handover is {self.handover}; it must be at least 0 and below 1")
-        if self.candidates < 1:
-            raise UserError(f"candidates is {self.candidates}; it must be at least 1")
         self.decoding()  # raises for what is out of range
 
     def decoding(self, num_beams: int = 1) -> DecodeSettings:
@@ -86,6 +89,37 @@ def starting_noise(mask: torch.Tensor, channels: int, *, seeds: Seeds) -> torch.
     return sample_noise(mask, channels, seeds=extended(seeds, START))
 
 
+class Estimator:
+    """The denoiser's estimate of x0 for texts of one batch, under their conditions; what a sampler calls.
+
+    estimate(xt [B, C, L], timestep) -> x0 [B, C, L]. Each estimate conditions the next, where the denoiser takes one.
+    """
+
+    def __init__(
+        self,
+        denoiser: ModelMixin,
+        noise_scheduler: DDPMScheduler,
+        mask: torch.Tensor,
+        settings: SamplerSettings,
+        known: torch.Tensor | None,
+    ):
+        self._denoiser, self._scheduler, self._settings = denoiser, noise_scheduler, settings
+        self._mask, self._known = mask, known
+        self._previous: torch.Tensor | None = None
+
+    def __call__(self, xt: torch.Tensor, timestep: int) -> torch.Tensor:
+        return self.predict(xt, timestep)[1]
+
+    def predict(self, xt: torch.Tensor, timestep: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """(what the denoiser predicts, as its scheduler wants it, x0)."""
+        batch = torch.full((len(xt),), timestep, device=xt.device)
+        prediction = _predict(
+            self._denoiser, xt, batch, self._mask, self._previous, self._known, self._settings
+        )
+        self._previous = predicted_x0(self._scheduler, prediction, xt, batch)
+        return prediction, self._previous
+
+
 @torch.inference_mode()
 def sample_latents(
     denoiser: ModelMixin,
@@ -104,25 +138,68 @@ def sample_latents(
     text.  known: [B, L], ids of tokens that are given, -1 elsewhere, for a denoiser that takes them.
     """
     _check_options(denoiser, settings, known)
-    stepper = sampler(settings.sampler, noise_scheduler)
     timesteps = timesteps_of(noise_scheduler, settings, strength)
-    stepper.set_timesteps(settings.steps, device=start.device)
-    if hasattr(
-        stepper, "set_begin_index"
-    ):  # multistep samplers count instead of looking timesteps up
-        stepper.set_begin_index(stepper.timesteps.tolist().index(timesteps[0]))
-    options_of = SAMPLERS[settings.sampler].step_options
-    channels, previous, xt = start.shape[1], None, start
-    for index, timestep in enumerate(timesteps):
-        batch = torch.full((len(xt),), timestep, device=xt.device)
-        prediction = _predict(denoiser, xt, batch, mask, previous, known, settings)
-        x0 = predicted_x0(noise_scheduler, prediction, xt, batch)
-        noise = None
-        if SAMPLERS[settings.sampler].draws_noise:
-            noise = sample_noise(mask, channels, seeds=extended(seeds, STEP, timestep))
-        xt = stepper.step(prediction, timestep, xt, **options_of(noise)).prev_sample
-        previous = x0
+    estimate = Estimator(denoiser, noise_scheduler, mask, settings, known)
+
+    def noise(timestep: int) -> torch.Tensor:
+        return sample_noise(mask, start.shape[1], seeds=extended(seeds, STEP, timestep))
+
+    if is_own(settings.sampler):
+        alpha_bar = noise_scheduler.alphas_cumprod.to(start.device)
+        steps = _own_steps(settings.sampler, estimate, start, timesteps, alpha_bar, noise)
+    else:
+        steps = _diffusers_steps(settings, noise_scheduler, estimate, start, timesteps, noise)
+    for index, ((xt, x0), timestep) in enumerate(zip(steps, timesteps, strict=True)):
         yield SamplingStep(index, len(timesteps), timestep, xt, x0, mask, seeds)
+
+
+def _diffusers_steps(
+    settings: SamplerSettings,
+    noise_scheduler: DDPMScheduler,
+    estimate: Estimator,
+    xt: torch.Tensor,
+    timesteps: list[int],
+    noise: Callable[[int], torch.Tensor],
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """(x at the next timestep, x0) of each step of one of diffusers' samplers."""
+    stepper = sampler(settings.sampler, noise_scheduler)
+    stepper.set_timesteps(settings.steps, device=xt.device)
+    if hasattr(stepper, "set_begin_index") and timesteps:
+        # Multistep samplers count instead of looking timesteps up.
+        stepper.set_begin_index(stepper.timesteps.tolist().index(timesteps[0]))
+    chosen = SAMPLERS[settings.sampler]
+    for timestep in timesteps:
+        prediction, x0 = estimate.predict(xt, timestep)
+        options = chosen.step_options(noise(timestep) if chosen.draws_noise else None)
+        xt = stepper.step(prediction, timestep, xt, **options).prev_sample
+        yield xt, x0
+
+
+def _own_steps(
+    name: str,
+    estimate: Estimator,
+    xt: torch.Tensor,
+    timesteps: list[int],
+    alpha_bar: torch.Tensor,
+    noise: Callable[[int], torch.Tensor],
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """The same of a sampler of one's own: a generator function of these arguments, as in docs/extending.md."""
+    steps, shape = own_code(name, "sampler")(estimate, xt, timesteps, alpha_bar, noise), xt.shape
+    count = 0
+    for step in steps:
+        if not (isinstance(step, tuple) and [part.shape for part in step] == [shape, shape]):
+            raise UserError(
+                f"the sampler '{name}' must yield (x at the next timestep, x0), each {list(shape)}, a step"
+            )
+        count += 1
+        if count > len(timesteps):
+            break
+        yield step
+    if count != len(timesteps):
+        more = "fewer" if count < len(timesteps) else "more"
+        raise UserError(
+            f"the sampler '{name}' makes {more} steps than the {len(timesteps)} timesteps"
+        )
 
 
 def _check_options(denoiser, settings: SamplerSettings, known) -> None:
@@ -150,7 +227,9 @@ def timesteps_of(
     most = noise_scheduler.config.num_train_timesteps
     if settings.steps > most:
         raise UserError(f"steps is {settings.steps}; this model has {most} timesteps")
-    stepper = sampler(settings.sampler, noise_scheduler)
+    # All take the same; one's own is given diffusers' trailing ones.
+    spaced_by = "ddim" if is_own(settings.sampler) else settings.sampler
+    stepper = sampler(spaced_by, noise_scheduler)
     stepper.set_timesteps(settings.steps)
     count = min(settings.steps, max(round(settings.steps * strength), int(strength > 0)))
     timesteps = [int(timestep) for timestep in stepper.timesteps[settings.steps - count :]]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,8 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 
-from bartleby.errors import UserError
+from bartleby.errors import UserError, first_line
+from bartleby.own_code import is_own, own_code
 
 
 @dataclass(frozen=True)
@@ -54,34 +56,67 @@ LARGEST_BETA = 0.999  # as Nichol & Dhariwal: the last step must not divide by z
 
 
 def noise_scheduler(
-    schedule: str = "cosine", *, target: str = "x0", steps: int = 1000, d: float = 3.0
+    schedule: str | Callable[[float], float] = "cosine",
+    *,
+    target: str = "x0",
+    steps: int = 1000,
+    d: float = 3.0,
 ) -> DDPMScheduler:
     """A DDPM scheduler for `schedule`, whose network predicts `target`: noise, x0 or v.
 
     cosine: Nichol & Dhariwal 2021, eq. 17. linear: Ho et al. 2020, beta from 1e-4 to 0.02. sqrt:
     Li et al. 2022 (Diffusion-LM), alpha_bar = 1 - sqrt(t + 1e-4). tan: TEncDM (Shabalin et al. 2024),
-    alpha_bar = 1 / (1 + d^2 tan^2(pi t / 2)): d = 1 is the cosine, larger is noisier. Others ignore d.
-    Raises UserError for an unknown name or a d that is not positive.
+    alpha_bar = 1 / (1 + d^2 tan^2(pi t / 2)): d = 1 is the cosine, larger is noisier. Others ignore d. Or a function of
+    yours, itself or as module:function: t in 0 to 1 -> alpha_bar, falling from nearly 1 to nearly 0.
+    Raises UserError for an unknown name, a d that is not positive, and a function that is no schedule.
     """
-    if schedule not in SCHEDULES:
-        raise UserError(f"unknown schedule '{schedule}' (known: {', '.join(SCHEDULES)})")
     if target not in TARGETS:
         raise UserError(f"unknown target '{target}' (known: {', '.join(TARGETS)})")
     if not (math.isfinite(d) and d > 0):
         raise UserError(f"schedule_d is {d}; it must be a positive number")
-    betas = {
-        "cosine": {"beta_schedule": "squaredcos_cap_v2"},
-        "linear": {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02},
-        "sqrt": {"trained_betas": betas_of(lambda t: 1 - math.sqrt(t + 1e-4), steps)},
-        "tan": {"trained_betas": betas_of(lambda t: tan_alpha_bar(t, d), steps)},
-    }[schedule]
+    if steps < 1:
+        raise UserError(f"steps is {steps}; a schedule has at least 1")
     return DDPMScheduler(
         num_train_timesteps=steps,
         prediction_type=TARGETS[target],
         clip_sample=False,  # DDPM clamps x0 to [-1, 1] by default; latents are not pixels
         timestep_spacing="trailing",  # "leading" would start below full noise
-        **betas,
+        **_betas(schedule, steps, d),
     )
+
+
+def _betas(schedule: str | Callable[[float], float], steps: int, d: float) -> dict[str, Any]:
+    """The schedule as diffusers' schedulers take it."""
+    if callable(schedule) or is_own(schedule):
+        own = own_code(schedule, "objective.schedule") if isinstance(schedule, str) else schedule
+        return {"trained_betas": betas_of(_checked(own), steps)}
+    if schedule == "cosine":
+        return {"beta_schedule": "squaredcos_cap_v2"}
+    if schedule == "linear":
+        return {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02}
+    if schedule == "sqrt":
+        return {"trained_betas": betas_of(lambda t: 1 - math.sqrt(t + 1e-4), steps)}
+    if schedule == "tan":
+        return {"trained_betas": betas_of(lambda t: tan_alpha_bar(t, d), steps)}
+    raise UserError(
+        f"unknown schedule '{schedule}' (known: {', '.join(SCHEDULES)}, or module:function of yours)"
+    )
+
+
+def _checked(alpha_bar: Callable[[float], float]) -> Callable[[float], float]:
+    """A schedule of one's own, if it is one."""
+    name = getattr(alpha_bar, "__name__", str(alpha_bar))
+    try:
+        levels = [float(alpha_bar(index / 100)) for index in range(101)]
+    except Exception as error:  # whatever a function of yours may do
+        raise UserError(f"the schedule '{name}' fails: {first_line(error)}") from None
+    falls = all(after < before for before, after in itertools.pairwise(levels))
+    if not (falls and levels[-1] >= -1e-6 and 0.9 < levels[0] <= 1 and levels[-1] < 0.05):
+        raise UserError(
+            f"the schedule '{name}' goes from {levels[0]:.3g} at t = 0 to {levels[-1]:.3g} at t = 1; alpha_bar must "
+            "fall all the way from 1 (over 0.9) to 0 (under 0.05)"
+        )
+    return lambda t: float(alpha_bar(t))
 
 
 def tan_alpha_bar(t: float, d: float) -> float:
@@ -90,7 +125,7 @@ def tan_alpha_bar(t: float, d: float) -> float:
     return cosine**2 / (cosine**2 + d**2 * sine**2)
 
 
-def betas_of(alpha_bar, steps: int) -> list[float]:
+def betas_of(alpha_bar: Callable[[float], float], steps: int) -> list[float]:
     """Betas whose running product of 1 - beta follows `alpha_bar` at 1/steps, 2/steps, ..., 1."""
     levels = [1.0, *(max(0.0, alpha_bar(index / steps)) for index in range(1, steps + 1))]
     return [

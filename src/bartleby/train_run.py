@@ -391,6 +391,10 @@ def open_run(
         raise UserError(f"'{run}' is no training run: config.json is missing")
     config = config_from_dict(read_json(run / "config.json"))
     setup = open_setup(config, device=device, say=say, like=like)
+    if (run / "scheduler").exists():
+        setup = dataclasses.replace(
+            setup, scheduler=DDPMScheduler.from_pretrained(run / "scheduler")
+        )
     if (run / "denoiser").exists():
         return setup, load_denoiser(run / "denoiser").to(setup.autoencoder.device)
     for folder in sorted((run / "checkpoints").glob("step-*"), reverse=True):

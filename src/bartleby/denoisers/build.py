@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +19,7 @@ from bartleby.denoisers.text_unet import TextUNet1D
 from bartleby.denoisers.token_transformer import TokenTransformer
 from bartleby.denoisers.transformer import SIZES, DenoisingTransformer
 from bartleby.errors import UserError, first_line
+from bartleby.own_code import is_own, own_code
 from bartleby.quantisation import dequantised, quantised
 
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
@@ -72,7 +70,7 @@ def build_denoiser(
     options = {} if widths is None else {"widths": tuple(widths)}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if ":" in name:
+        if is_own(name):
             conditioned = {"self_conditioning": True} if self_conditioning else {}
             denoiser = _own(name, {"channels": channels, **conditioned, **(own_options or {})})
         elif name in TRANSFORMERS:
@@ -99,14 +97,8 @@ def build_denoiser(
 
 
 def class_of(name: str) -> type[Denoiser]:
-    """The class that module:Class names, of an installed package or of a file where the program was started."""
-    module, _, kind = name.partition(":")
-    if os.getcwd() not in sys.path:  # as for a script there
-        sys.path.insert(0, os.getcwd())
-    try:
-        own = getattr(import_module(module), kind)
-    except Exception as error:  # whatever a module of yours may do
-        raise UserError(f"denoiser.name is '{name}', which fails: {first_line(error)}") from None
+    """The class that module:Class names."""
+    own = own_code(name, "denoiser.name")
     if not (isinstance(own, type) and issubclass(own, Denoiser)):
         raise UserError(f"denoiser.name is '{name}', which is no subclass of bartleby.Denoiser")
     return own
@@ -140,7 +132,7 @@ def _saved(denoiser: Denoiser, key: str) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def is_own(folder: Path) -> bool:
+def has_own_class(folder: Path) -> bool:
     """Whether the denoiser saved in `folder` is of a class that is not Bartleby's."""
     try:
         return ORIGIN in json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -149,7 +141,7 @@ def is_own(folder: Path) -> bool:
 
 
 def _check_options(name, size, widths, self_conditioning, precondition, own_options) -> None:
-    if ":" in name:
+    if is_own(name):
         if widths or precondition != "none":
             raise UserError(f"denoiser.widths and precondition are not for '{name}'; use options")
         return
