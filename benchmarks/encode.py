@@ -18,11 +18,12 @@ import torch.nn.functional as F
 from machine import matrix_rate, seconds
 
 from bartleby import silence_libraries
-from bartleby.autoencoder import Autoencoder, Latents
+from bartleby.autoencoder import Autoencoder
 from bartleby.bart import ARCHITECTURES, new_bart
 from bartleby.bart_objective import Corruption, DenoisingBatch, DenoisingBatches
 from bartleby.batching import plan_epoch
 from bartleby.corpus import load_corpus
+from bartleby.latents import Latents
 from bartleby.loading import load_autoencoder
 from bartleby.optimisation import optimise
 from bartleby.precision import autocast, network_dtype

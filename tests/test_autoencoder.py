@@ -4,14 +4,9 @@ import pytest
 import torch
 from conftest import TEXTS, WINDOW
 
-from bartleby.autoencoder import (
-    DecodeSettings,
-    Latents,
-    effective_rank,
-    fit_latent_statistics,
-    fit_to_window,
-)
+from bartleby.autoencoder import DecodeSettings, fit_latent_statistics, fit_to_window
 from bartleby.errors import UserError
+from bartleby.latents import Latents, effective_rank
 from bartleby.tokenization import encode_texts
 
 MIXED = ["Tom.", "The children remembers the red house.", "My sister saw a letter!", "Nobody"]

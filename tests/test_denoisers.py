@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bartleby.autoencoder import Latents
 from bartleby.denoisers import (
     DENOISERS,
     IdentityDenoiser,
@@ -19,6 +18,7 @@ from bartleby.denoisers.build import WEIGHTS_FILE, parameters, save_denoiser
 from bartleby.denoisers.transformer import PRECONDITIONS
 from bartleby.errors import UserError
 from bartleby.evaluation.latents import average, measure, timestep_grid
+from bartleby.latents import Latents
 from bartleby.schedules import noise_scheduler
 
 CHANNELS, LENGTH = 24, 16

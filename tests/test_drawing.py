@@ -6,9 +6,10 @@ import pytest
 import torch
 from conftest import TEXTS
 
-from bartleby.autoencoder import DecodeSettings, Latents
+from bartleby.autoencoder import DecodeSettings
 from bartleby.drawing import draws
 from bartleby.errors import UserError
+from bartleby.latents import Latents
 from bartleby.pipeline import TextDiffusionPipeline
 from bartleby.sampling import SamplerSettings
 

@@ -14,8 +14,8 @@ from transformers import (
     T5Config,
 )
 
-from bartleby.autoencoder import STATISTICS_FILE
 from bartleby.errors import UserError
+from bartleby.latents import STATISTICS_FILE
 from bartleby.loading import load_autoencoder
 
 

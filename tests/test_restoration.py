@@ -8,10 +8,10 @@ import pytest
 import torch
 from conftest import TEXTS
 
-from bartleby.autoencoder import Latents
 from bartleby.config import config_from_dict
 from bartleby.denoisers import MixtureDenoiser
 from bartleby.errors import UserError
+from bartleby.latents import Latents
 from bartleby.noise import noise_experiment
 from bartleby.restoration import TrainedDenoiser, load_trained_denoiser
 from bartleby.schedules import noise_scheduler

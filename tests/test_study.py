@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from bartleby import study
-from bartleby.autoencoder import STATISTICS_FILE
 from bartleby.config import config_from_dict
 from bartleby.doctor import diagnose
 from bartleby.document import Heading, Paragraph, Picture, Table, to_html, to_markdown
 from bartleby.errors import UserError
+from bartleby.latents import STATISTICS_FILE
 from bartleby.study import MATRIX, StudySettings, quick_settings, run_study
 from bartleby.study_report import write_report
 from bartleby.train_run import open_run, run_training

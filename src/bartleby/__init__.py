@@ -13,13 +13,7 @@ __version__ = "0.1.0"
 
 # Public names and their modules, once for what looks at types and once for what runs.
 if TYPE_CHECKING:
-    from bartleby.autoencoder import (
-        Autoencoder,
-        DecodeSettings,
-        Latents,
-        LatentStatistics,
-        fit_latent_statistics,
-    )
+    from bartleby.autoencoder import Autoencoder, DecodeSettings, fit_latent_statistics
     from bartleby.config import TrainConfig, config_from_dict, read_config
     from bartleby.corpus import Corpus, load_corpus, read_texts
     from bartleby.denoisers import (
@@ -37,6 +31,7 @@ if TYPE_CHECKING:
     )
     from bartleby.doctor import diagnose
     from bartleby.errors import UserError
+    from bartleby.latents import Latents, LatentStatistics
     from bartleby.loading import load_autoencoder
     from bartleby.noise import noise_experiment
     from bartleby.pipeline import TextDiffusionPipeline, load_pipeline
@@ -49,8 +44,6 @@ _PUBLIC = {
     "autoencoder": (
         "Autoencoder",
         "DecodeSettings",
-        "LatentStatistics",
-        "Latents",
         "fit_latent_statistics",
     ),
     "config": ("TrainConfig", "config_from_dict", "read_config"),
@@ -70,6 +63,7 @@ _PUBLIC = {
     ),
     "doctor": ("diagnose",),
     "errors": ("UserError",),
+    "latents": ("LatentStatistics", "Latents"),
     "loading": ("load_autoencoder",),
     "noise": ("noise_experiment",),
     "pipeline": ("TextDiffusionPipeline", "load_pipeline"),

@@ -10,7 +10,6 @@ With a compressor (compressor.py) every text has K latents of D channels instead
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,11 +24,11 @@ from bartleby.compressor import Compressor
 from bartleby.drawing import draws
 from bartleby.errors import UserError
 from bartleby.given import GivenText, KeepGiven
+from bartleby.latents import LatentMoments, Latents, LatentStatistics, all_real
 from bartleby.messages import say
 from bartleby.precision import autocast
 from bartleby.tokenization import decode_ids, encode_texts, passages
 
-STATISTICS_FILE = "latent_statistics.json"
 TOKENS_PER_BATCH = 8192  # for decoding, whose many small steps gain from company
 SLACK = 8  # tokens, and a quarter of the latents: by so many what is written may exceed them
 MAX_TRUNCATED_WINDOWS = (
@@ -75,109 +74,6 @@ class DecodeSettings:
 
 
 @dataclass(frozen=True)
-class Latents:
-    """values: [B, C, L], float32, zero at padding.  mask: [B, L], bool, True at real tokens."""
-
-    values: torch.Tensor
-    mask: torch.Tensor
-
-    def __post_init__(self):
-        """UserError for shapes that do not belong together."""
-        shape = tuple(self.values.shape)
-        if len(shape) != 3 or tuple(self.mask.shape) != (shape[0], shape[2]):
-            raise UserError(
-                f"latents are {list(shape)} and their mask {list(self.mask.shape)}; they must be [B, C, L] and [B, L]"
-            )
-        if self.mask.dtype != torch.bool:
-            raise UserError(f"a mask of latents is {self.mask.dtype}; it must be bool")
-
-    @property
-    def real(self) -> torch.Tensor:
-        """The latents of real tokens alone, [tokens, C]."""
-        return self.values.transpose(1, 2)[self.mask]
-
-
-@dataclass(frozen=True)
-class LatentStatistics:
-    """mean, std: [C], per channel over the real tokens of a training split.  tokens: how many of them."""
-
-    mean: torch.Tensor
-    std: torch.Tensor
-    tokens: int
-    effective_rank: float
-    source: str
-
-    def normalise(self, latents: Latents) -> Latents:
-        """Raw latents to unit variance per channel."""
-        mean, std = self._on(latents.values.device)
-        return Latents((latents.values - mean) / std * latents.mask[:, None], latents.mask)
-
-    def denormalise(self, latents: Latents) -> Latents:
-        """The inverse of `normalise`."""
-        mean, std = self._on(latents.values.device)
-        return Latents((latents.values * std + mean) * latents.mask[:, None], latents.mask)
-
-    def _on(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.mean[:, None].to(device), self.std[:, None].to(device)
-
-    def to_json(self) -> dict:
-        """For `latent_statistics.json`."""
-        return {
-            "source": self.source,
-            "tokens": self.tokens,
-            "effective_rank": self.effective_rank,
-            "mean": self.mean.tolist(),
-            "std": self.std.tolist(),
-        }
-
-    @classmethod
-    def from_json(cls, value: dict) -> LatentStatistics:
-        """The inverse of `to_json`."""
-        return cls(
-            mean=torch.tensor(value["mean"]),
-            std=torch.tensor(value["std"]),
-            tokens=value["tokens"],
-            effective_rank=value["effective_rank"],
-            source=value["source"],
-        )
-
-
-class LatentMoments:
-    """Running mean and covariance of raw latents, in float64: add real tokens [n, C], then read."""
-
-    def __init__(self, channels: int):
-        self.count = 0
-        self.total = torch.zeros(channels, dtype=torch.float64)
-        self.products = torch.zeros(channels, channels, dtype=torch.float64)
-
-    def add(self, real: torch.Tensor) -> None:
-        self.count += len(real)
-        self.total += real.sum(dim=0, dtype=torch.float64).cpu()
-        self.products += (real.T @ real).cpu().double()
-
-    @property
-    def mean(self) -> torch.Tensor:
-        """[C]"""
-        return self.total / self.count
-
-    @property
-    def covariance(self) -> torch.Tensor:
-        """[C, C]"""
-        return self.products / self.count - torch.outer(self.mean, self.mean)
-
-    def statistics(self, source: str) -> LatentStatistics:
-        """Per channel, with the effective rank of all."""
-        covariance = self.covariance
-        return LatentStatistics(
-            mean=self.mean.float(),
-            std=covariance.diagonal().clamp_min(1e-12).sqrt().float(),
-            tokens=self.count,
-            effective_rank=effective_rank(covariance),
-            source=source,
-        )
-
-
-@dataclass(frozen=True)
 class Autoencoder:
     """A BART, its tokenizer and, where known, the statistics of its latents.
 
@@ -216,8 +112,8 @@ class Autoencoder:
 
         Raises UserError for no texts, for a blank one, and for one so long that under 1% of it would be left.
         """
-        if not texts:
-            raise UserError("there are no texts")
+        if not texts or isinstance(texts, str):
+            raise UserError("there are no texts; a single one is a list as well")
         for index, text in enumerate(texts):
             if not text.strip():
                 raise UserError(f"text {index + 1} is blank")
@@ -282,6 +178,10 @@ class Autoencoder:
 
     def readable(self, latents: Latents) -> Latents:
         """The raw latents, as BART's decoder reads them, of what `encode` returns or a denoiser estimates."""
+        if latents.values.shape[1] != self.channels:
+            raise UserError(
+                f"the latents have {latents.values.shape[1]} channels, those of '{self.name}' {self.channels}"
+            )
         latents = Latents(latents.values.to(self.device), latents.mask.to(self.device))
         if self.statistics:
             latents = self.statistics.denormalise(latents)
@@ -305,8 +205,14 @@ class Autoencoder:
         given: what each text must keep.  seeds: one a text, of what is drawn at a temperature; by default
         (0, its number in the batch).
         """
+        if not latents.values.isfinite().all():
+            raise UserError("the latents hold numbers that are infinite or undefined")
         latents = self.readable(latents)
         lengths = latents.mask.sum(dim=1).tolist()
+        if max(lengths) > self.window:
+            raise UserError(
+                f"a text has {max(lengths)} latents; this model has a window of {self.window}"
+            )
         limits = [
             min(length + length // 4 + SLACK, self.bart.config.max_position_embeddings)
             for length in lengths
@@ -364,11 +270,6 @@ class Autoencoder:
         return texts
 
 
-def all_real(values: torch.Tensor) -> Latents:
-    """Latents [B, C, L] without padding."""
-    return Latents(values, torch.ones_like(values[:, 0], dtype=torch.bool))
-
-
 def fit_to_window(sequence: list[int], window: int) -> list[int]:
     """Token ids cut to `window`, the last kept as </s>."""
     return sequence if len(sequence) <= window else [*sequence[: window - 1], sequence[-1]]
@@ -387,26 +288,3 @@ def fit_latent_statistics(
     for _, latents in raw.encode_in_batches(raw.tokenize(texts, say=say)):
         moments.add(latents.real)
     return moments.statistics(source)
-
-
-def effective_rank(covariance: torch.Tensor) -> float:
-    """exp(entropy of the normalised eigenvalues) of a covariance [C, C]: between 1 and C."""
-    eigenvalues = torch.linalg.eigvalsh(covariance).clamp_min(0)
-    shares = eigenvalues / eigenvalues.sum().clamp_min(1e-30)
-    return float(torch.exp(-(shares * shares.clamp_min(1e-30).log()).sum()))
-
-
-def read_statistics(folder: Path, channels: int) -> LatentStatistics | None:
-    """The statistics saved in a model folder; None if it has none, UserError if they do not fit the model."""
-    path = folder / STATISTICS_FILE
-    if not path.exists():
-        return None
-    try:
-        statistics = LatentStatistics.from_json(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"'{path}' is damaged: {error}") from None
-    if len(statistics.mean) != channels or len(statistics.std) != channels:
-        raise UserError(
-            f"'{path}' has {len(statistics.mean)} channels, the model beside it {channels}"
-        )
-    return statistics

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bartleby.autoencoder import Latents
 from bartleby.autoregressive import (
     AutoregressiveConfig,
     train_autoregressive,
@@ -21,6 +20,7 @@ from bartleby.checkpoints import digest_of, made_folder, read_json, write_json
 from bartleby.console import progress_bar
 from bartleby.errors import UserError
 from bartleby.evaluation.generation import Evaluator, TextScores
+from bartleby.latents import Latents
 from bartleby.messages import say
 from bartleby.objective import sample_noise
 from bartleby.pipeline import TextDiffusionPipeline

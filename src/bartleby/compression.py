@@ -15,12 +15,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bartleby.autoencoder import Autoencoder, all_real, fit_latent_statistics
+from bartleby.autoencoder import Autoencoder, fit_latent_statistics
 from bartleby.batching import endless_batches, pad
 from bartleby.checkpoints import digest_of
 from bartleby.compressor import Compressor
 from bartleby.corpus import spread
 from bartleby.errors import UserError
+from bartleby.latents import all_real
 from bartleby.messages import say
 from bartleby.precision import autocast
 from bartleby.randomness import extended, normals, stream_seeds, uniforms

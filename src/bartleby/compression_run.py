@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from bartleby.autoencoder import STATISTICS_FILE, Autoencoder, fit_latent_statistics
+from bartleby.autoencoder import Autoencoder, fit_latent_statistics
 from bartleby.checkpoints import made_folder, replaced_folder, write_json
 from bartleby.compression import STATISTICS_TEXTS, CompressionConfig, train_compressor
 from bartleby.console import print_json, say
@@ -15,6 +15,7 @@ from bartleby.corpus import load_corpus, merge, spread
 from bartleby.denoisers.build import parameters
 from bartleby.errors import UserError
 from bartleby.evaluation.reconstruction import reconstruct, summarise
+from bartleby.latents import STATISTICS_FILE
 from bartleby.loading import COMPRESSOR, load_autoencoder
 from bartleby.run_log import follow
 

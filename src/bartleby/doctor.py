@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import torch
 from diffusers import ModelMixin
 
-from bartleby.autoencoder import Latents, LatentStatistics
 from bartleby.denoisers.contract import device_of, padded_for
 from bartleby.evaluation.latents import (
     DenoisingScores,
@@ -24,6 +23,7 @@ from bartleby.evaluation.latents import (
     timestep_grid,
 )
 from bartleby.latent_data import LatentData
+from bartleby.latents import Latents, LatentStatistics
 from bartleby.messages import say
 from bartleby.schedules import alpha_bar_at
 from bartleby.study import baseline

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from diffusers import DDPMScheduler, ModelMixin
 
-from bartleby.autoencoder import Autoencoder, DecodeSettings, Latents
+from bartleby.autoencoder import Autoencoder, DecodeSettings
 from bartleby.batching import batches_by_length, round_up, tokens_at_once
 from bartleby.denoisers.contract import kept_apart
 from bartleby.given import FREE, GivenText
+from bartleby.latents import Latents
 from bartleby.ranking import prior_nats
 from bartleby.sampling import (
     SamplerSettings,

@@ -21,10 +21,11 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from bartleby.autoencoder import Autoencoder, LatentMoments, Latents, LatentStatistics
+from bartleby.autoencoder import Autoencoder
 from bartleby.batching import gathered, places_of, round_up
 from bartleby.checkpoints import load_tensors, made_once, read_json, replaced_folder, write_json
 from bartleby.errors import UserError
+from bartleby.latents import LatentMoments, Latents, LatentStatistics
 from bartleby.messages import say
 from bartleby.tokenization import encode_texts, passages
 

@@ -12,10 +12,11 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, BartForConditionalGeneration, GenerationConfig
 
-from bartleby.autoencoder import Autoencoder, read_statistics
+from bartleby.autoencoder import Autoencoder
 from bartleby.checkpoints import realigned
 from bartleby.compressor import Compressor
 from bartleby.errors import UserError, first_line
+from bartleby.latents import read_statistics
 from bartleby.precision import chosen_device, network_dtype
 
 BUNDLED = "nano"

@@ -18,11 +18,11 @@ from bartleby.autoencoder import (
     TOKENS_PER_BATCH,
     Autoencoder,
     DecodeSettings,
-    Latents,
     fit_latent_statistics,
 )
 from bartleby.errors import UserError
 from bartleby.evaluation.text import bleu, sentence_bleu, token_accuracy
+from bartleby.latents import Latents
 from bartleby.messages import say
 from bartleby.objective import sample_noise
 from bartleby.tokenization import content_ids, decode_ids

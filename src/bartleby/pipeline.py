@@ -17,12 +17,7 @@ from diffusers import DDPMScheduler, DiffusionPipeline, ModelMixin
 from diffusers.utils import BaseOutput
 from transformers import BartForConditionalGeneration, GenerationConfig, PreTrainedTokenizerBase
 
-from bartleby.autoencoder import (
-    STATISTICS_FILE,
-    Autoencoder,
-    DecodeSettings,
-    LatentStatistics,
-)
+from bartleby.autoencoder import Autoencoder, DecodeSettings
 from bartleby.checkpoints import read_json, realigned
 from bartleby.compressor import Compressor
 from bartleby.defaults import SAMPLING_FILE, settings_from
@@ -31,6 +26,7 @@ from bartleby.denoisers.build import has_own_class
 from bartleby.drafts import NOISE, Callback, Draft, Writer
 from bartleby.errors import UserError, first_line
 from bartleby.latent_data import LENGTHS_FILE
+from bartleby.latents import STATISTICS_FILE, LatentStatistics
 from bartleby.loading import (
     BUNDLED,
     COMPRESSOR,
@@ -61,9 +57,9 @@ class TextDiffusionOutput(BaseOutput):
 class TextDiffusionPipeline(DiffusionPipeline):
     """Text from noise. Calling it writes new texts; `edit`, `infill` and `interpolate` start from given ones.
 
-    Text i depends on `seed` and i alone, not on how many are written or how they are batched. `settings` are the model's own unless given: `default_settings`
-    of a new text, `editing_settings` of the others; `decoding` is greedy search, or drawing at the settings'
-    decoder_temperature, unless given.
+    Text i depends on `seed` and i alone, not on how many are written or how they are batched. `settings` are the
+    model's own unless given: `default_settings` of a new text, `editing_settings` of the others; `decoding` is greedy
+    search, or drawing at the settings' decoder_temperature, unless given.
     """
 
     _optional_components: ClassVar[list[str]] = [COMPRESSOR]

@@ -8,13 +8,14 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from bartleby.autoencoder import STATISTICS_FILE, Autoencoder, fit_latent_statistics
+from bartleby.autoencoder import Autoencoder, fit_latent_statistics
 from bartleby.checkpoints import made_folder, read_json, replaced_folder, write_json
 from bartleby.console import print_json, say
 from bartleby.corpus import load_corpus, merge, spread
 from bartleby.errors import UserError
 from bartleby.evaluation.infilling import measure_infilling
 from bartleby.evaluation.reconstruction import reconstruct, summarise
+from bartleby.latents import STATISTICS_FILE
 from bartleby.precision import chosen_device, network_dtype
 from bartleby.pretraining import PRESETS, PretrainConfig, pretrain, run_tokenizer
 from bartleby.run_log import RunLog, follow

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from diffusers import DDPMScheduler, ModelMixin
 
-from bartleby.autoencoder import Autoencoder, Latents
+from bartleby.autoencoder import Autoencoder
 from bartleby.batching import batches_by_length, pad, round_up
 from bartleby.denoisers.contract import kept_apart
+from bartleby.latents import Latents
 from bartleby.objective import predicted_x0
 from bartleby.precision import autocast
 from bartleby.reading import IGNORED, token_nats

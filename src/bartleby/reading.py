@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from transformers import BartForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 
-from bartleby.autoencoder import Latents
+from bartleby.latents import Latents
 from bartleby.precision import attention_kernel
 
 IGNORED = -100  # in place of a token that is not to be predicted

@@ -20,13 +20,13 @@ import torch.nn.functional as F
 from diffusers import ModelMixin
 from transformers import BartForConditionalGeneration
 
-from bartleby.autoencoder import Latents
 from bartleby.bart_objective import Corruption, DenoisingBatches, denoising_loss
 from bartleby.batching import endless_batches
 from bartleby.checkpoints import digest_of
 from bartleby.conditioning import given_positions
 from bartleby.errors import UserError
 from bartleby.given import FREE
+from bartleby.latents import Latents
 from bartleby.messages import say
 from bartleby.objective import (
     predicted_x0,

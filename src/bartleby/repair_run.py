@@ -9,13 +9,13 @@ from pathlib import Path
 import torch
 from diffusers import ModelMixin
 
-from bartleby.autoencoder import STATISTICS_FILE, Latents
 from bartleby.batching import pad
 from bartleby.checkpoints import made_folder, read_json, replaced_folder, write_json
 from bartleby.console import print_json, say
 from bartleby.corpus import load_corpus, merge
 from bartleby.errors import UserError
 from bartleby.evaluation.latents import estimate_x0, noised
+from bartleby.latents import STATISTICS_FILE, Latents
 from bartleby.reading import IGNORED, reading_loss
 from bartleby.repair import RepairConfig, repair
 from bartleby.run_log import follow

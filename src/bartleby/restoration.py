@@ -8,10 +8,11 @@ from pathlib import Path
 import torch
 from diffusers import DDPMScheduler, ModelMixin
 
-from bartleby.autoencoder import Autoencoder, Latents, LatentStatistics, read_statistics
+from bartleby.autoencoder import Autoencoder
 from bartleby.denoisers import load_denoiser
 from bartleby.errors import UserError
 from bartleby.evaluation.latents import estimate_x0
+from bartleby.latents import Latents, LatentStatistics, read_statistics
 from bartleby.loading import bundled_folder
 from bartleby.schedules import noise_deviations
 

@@ -15,10 +15,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from bartleby.autoencoder import Autoencoder, Latents
+from bartleby.autoencoder import Autoencoder
 from bartleby.denoisers.posteriors import TokenMixture
 from bartleby.evaluation.latents import TEXTS_PER_BATCH, decoded_accuracy
 from bartleby.latent_data import LatentData
+from bartleby.latents import Latents
 from bartleby.objective import sample_noise
 from bartleby.schedules import SCHEDULES, noise_deviations, noise_scheduler
 from bartleby.token_statistics import fit_mixture, token_statistics

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from diffusers import DDPMScheduler, ModelMixin
 
-from bartleby.autoencoder import Latents
 from bartleby.checkpoints import made_folder, read_json, write_json
 from bartleby.config import TrainConfig, config_from_dict, config_to_dict
 from bartleby.denoisers import IdentityDenoiser, MixtureDenoiser, WienerDenoiser
@@ -30,6 +29,7 @@ from bartleby.evaluation.latents import (
     noised,
     timestep_grid,
 )
+from bartleby.latents import Latents
 from bartleby.messages import say
 from bartleby.run_log import read_log
 from bartleby.schedules import TARGETS, alpha_bar_at

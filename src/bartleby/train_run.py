@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from diffusers import DDPMScheduler, ModelMixin
 
-from bartleby.autoencoder import STATISTICS_FILE, Autoencoder, Latents
+from bartleby.autoencoder import Autoencoder
 from bartleby.checkpoints import (
     checkpoint_folder,
     made_folder,
@@ -40,6 +40,7 @@ from bartleby.evaluation.latents import (
     timestep_grid,
 )
 from bartleby.latent_data import LENGTHS_FILE, LatentData, open_latents
+from bartleby.latents import STATISTICS_FILE, Latents
 from bartleby.loading import generator_folder, load_autoencoder
 from bartleby.precision import network_dtype
 from bartleby.run_log import LOG_EVERY, RunLog, read_log

@@ -25,7 +25,6 @@ from diffusers import DDPMScheduler, ModelMixin
 from diffusers.training_utils import EMAModel
 from safetensors.torch import save_file
 
-from bartleby.autoencoder import Latents
 from bartleby.batching import endless_batches, places_of, plan_epoch
 from bartleby.checkpoints import (
     check_same_settings,
@@ -43,6 +42,7 @@ from bartleby.denoisers.candidates import Candidates, draw_candidates
 from bartleby.errors import UserError
 from bartleby.given import FREE
 from bartleby.latent_data import LatentData
+from bartleby.latents import Latents
 from bartleby.messages import say
 from bartleby.objective import (
     loss_weight,

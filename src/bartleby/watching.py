@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from bartleby.autoencoder import DecodeSettings, Latents
+from bartleby.autoencoder import DecodeSettings
 from bartleby.drafts import Callback, decoding_seed
+from bartleby.latents import Latents
 from bartleby.sampling import SamplingStep
 
 if TYPE_CHECKING:

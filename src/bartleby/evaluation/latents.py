@@ -13,9 +13,10 @@ import torch
 import torch.nn.functional as F
 from diffusers import ModelMixin, SchedulerMixin
 
-from bartleby.autoencoder import Autoencoder, DecodeSettings, Latents
+from bartleby.autoencoder import Autoencoder, DecodeSettings
 from bartleby.denoisers.contract import at_real_tokens, device_of, padded_for
 from bartleby.evaluation.text import token_accuracy
+from bartleby.latents import Latents
 from bartleby.objective import predicted_noise, predicted_x0, sample_noise
 from bartleby.schedules import alpha_bar_at
 from bartleby.tokenization import content_ids
