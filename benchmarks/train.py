@@ -29,7 +29,7 @@ from bartleby.config import config_from_dict
 from bartleby.corpus import load_corpus
 from bartleby.latent_data import LatentData, open_latents
 from bartleby.loading import load_autoencoder
-from bartleby.train_run import prepare
+from bartleby.run_setup import prepare
 from bartleby.training import denoising_loss, make_accelerator, make_batch, train
 
 ALONE = 100  # passages that are encoded one by one

@@ -106,7 +106,7 @@ def generator_config(tiny_config) -> dict:
 def generator_run(model_folder, tmp_path_factory) -> Path:
     """A finished run of the tiny token-transformer."""
     from bartleby.config import config_from_dict
-    from bartleby.train_run import run_training
+    from bartleby.training_run import run_training
 
     folder = tmp_path_factory.mktemp("generator")
     (folder / "texts.txt").write_text("\n".join(TEXTS) + "\n", encoding="utf-8")

@@ -10,7 +10,7 @@ from bartleby.config import config_from_dict
 from bartleby.denoisers.candidates import draw_candidates
 from bartleby.errors import UserError
 from bartleby.pipeline import TextDiffusionPipeline
-from bartleby.train_run import run_training
+from bartleby.training_run import run_training
 
 VOCABULARY = 50
 TOKENS = np.array([0, 7, 7, 31, 2])

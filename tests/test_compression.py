@@ -16,7 +16,7 @@ from bartleby.errors import UserError
 from bartleby.loading import load_autoencoder
 from bartleby.pipeline import TextDiffusionPipeline
 from bartleby.sampling import SamplerSettings
-from bartleby.train_run import run_training
+from bartleby.training_run import run_training
 
 CONFIG = CompressionConfig(
     window=24, vectors=5, vector_channels=12, width=32, layers=1, heads=2,

@@ -39,7 +39,8 @@ def mine(tmp_path, monkeypatch):
 
 def test_a_schedule_of_ones_own_trains_and_stays_with_the_run(mine, cli, tiny_config, tmp_path):
     from bartleby.config import config_from_dict
-    from bartleby.train_run import open_run, run_training
+    from bartleby.run_setup import open_run
+    from bartleby.training_run import run_training
 
     tiny_config["objective"] = {"schedule": "mine:sigmoid"}
     run_training(config_from_dict(tiny_config), tmp_path / "run", say=lambda message: None)

@@ -16,7 +16,7 @@ from bartleby.loading import load_autoencoder
 from bartleby.repair import RepairConfig, _dropout, repair
 from bartleby.repair_run import GRID, measure_reading
 from bartleby.run_log import read_log
-from bartleby.train_run import open_run
+from bartleby.run_setup import open_run
 from bartleby.writing_decoder import DECODER_FILE, deepen, save_decoder, untie_readout
 
 CONFIG = RepairConfig(

@@ -17,9 +17,10 @@ from bartleby.doctor import diagnose
 from bartleby.document import Heading, Paragraph, Picture, Table, to_html, to_markdown
 from bartleby.errors import UserError
 from bartleby.latents import STATISTICS_FILE
+from bartleby.run_setup import open_run
 from bartleby.study import MATRIX, StudySettings, quick_settings, run_study
 from bartleby.study_report import write_report
-from bartleby.train_run import open_run, run_training
+from bartleby.training_run import run_training
 
 
 def quiet(message: str) -> None:

@@ -12,7 +12,7 @@ from bartleby.config import config_from_dict
 from bartleby.denoisers import TokenTransformer
 from bartleby.errors import UserError
 from bartleby.schedules import noise_scheduler
-from bartleby.train_run import run_training
+from bartleby.training_run import run_training
 
 CHANNELS, VOCABULARY, LENGTH = 16, 30, 10
 

@@ -23,8 +23,9 @@ from bartleby.denoisers import load_denoiser
 from bartleby.errors import UserError
 from bartleby.evaluation.latents import average, measure, timestep_grid
 from bartleby.run_log import read_log
-from bartleby.train_run import Setup, open_run, prepare, run_training, validation_sample
+from bartleby.run_setup import Setup, open_run, prepare, validation_sample
 from bartleby.training import make_accelerator, make_batch, train
+from bartleby.training_run import run_training
 
 
 def quiet(message: str) -> None:

@@ -36,9 +36,10 @@ if TYPE_CHECKING:
     from bartleby.noise import noise_experiment
     from bartleby.pipeline import TextDiffusionPipeline, load_pipeline
     from bartleby.pretraining import PretrainConfig, pretrain
+    from bartleby.run_setup import open_run
     from bartleby.sampling import SamplerSettings, SamplingStep, sample_latents, starting_noise
     from bartleby.schedules import noise_scheduler, sampler
-    from bartleby.train_run import open_run, run_training
+    from bartleby.training_run import run_training
 
 _PUBLIC = {
     "autoencoder": (
@@ -70,7 +71,8 @@ _PUBLIC = {
     "pretraining": ("PretrainConfig", "pretrain"),
     "sampling": ("SamplerSettings", "SamplingStep", "sample_latents", "starting_noise"),
     "schedules": ("noise_scheduler", "sampler"),
-    "train_run": ("open_run", "run_training"),
+    "run_setup": ("open_run",),
+    "training_run": ("run_training",),
 }
 _MODULES = {name: module for module, names in _PUBLIC.items() for name in names}
 __all__ = ["__version__", *_MODULES]

@@ -257,7 +257,7 @@ def train(
     from bartleby.config import read_config
     from bartleby.console import print_json, say
     from bartleby.reports import print_scores
-    from bartleby.train_run import run_training
+    from bartleby.training_run import run_training
 
     overrides = [*(set_ or []), *([] if seed is None else [f"training.seed={seed}"])]
     run = out or Path("runs") / config.stem
@@ -417,7 +417,7 @@ def doctor(
     from bartleby.console import say
     from bartleby.doctor import diagnose
     from bartleby.reports import doctor_report
-    from bartleby.train_run import open_run
+    from bartleby.run_setup import open_run
     from bartleby.writing_decoder import load_decoder
 
     setup, denoiser = open_run(run, device=device, say=say)

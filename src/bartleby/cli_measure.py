@@ -285,9 +285,9 @@ def fit_schedule(
     from bartleby.config import config_from_dict
     from bartleby.console import check_plot_path, say, track
     from bartleby.reports import schedule_report
+    from bartleby.run_setup import open_setup, validation_sample
     from bartleby.schedule_fit import DEVIATIONS, measure_readability
     from bartleby.schedule_fit import fit_schedule as fit
-    from bartleby.train_run import open_setup, validation_sample
 
     if plot:
         check_plot_path(plot)

@@ -37,8 +37,8 @@ from bartleby.optimisation import MuonAdamW
 from bartleby.precision import autocast
 from bartleby.randomness import seeded, stream_seeds
 from bartleby.reading import IGNORED, reading_loss
+from bartleby.run_setup import Setup
 from bartleby.tokenization import token_sequences
-from bartleby.train_run import Setup
 from bartleby.training import batch_candidates
 from bartleby.training_loop import LoopState, StepLoss, training_loop
 from bartleby.writing_decoder import READOUT, decoder_weights, deepen, untie_readout

@@ -19,7 +19,7 @@ from bartleby.latents import STATISTICS_FILE, Latents
 from bartleby.reading import IGNORED, reading_loss
 from bartleby.repair import RepairConfig, repair
 from bartleby.run_log import follow
-from bartleby.train_run import Setup, open_run, validation_sample
+from bartleby.run_setup import Setup, open_run, validation_sample
 from bartleby.writing_decoder import decoder_folder, load_decoder, save_decoder
 
 VALIDATION_TEXTS = 128

@@ -32,17 +32,11 @@ from bartleby.evaluation.latents import (
 from bartleby.latents import Latents
 from bartleby.messages import say
 from bartleby.run_log import read_log
+from bartleby.run_setup import Setup, open_run, open_setup, prepare, validation_sample
 from bartleby.schedules import TARGETS, alpha_bar_at
 from bartleby.token_statistics import fit_mixture, token_statistics
-from bartleby.train_run import (
-    Setup,
-    open_run,
-    open_setup,
-    prepare,
-    run_training,
-    validation_sample,
-)
 from bartleby.training import make_accelerator, total_steps, train
+from bartleby.training_run import run_training
 
 CURVE_POINTS = 8  # validations of a run
 PROBE_STEPS, PROBE_WARMUP = 6, 2  # optimiser steps that measure how long one takes

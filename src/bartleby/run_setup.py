@@ -1,0 +1,229 @@
+"""What a run works on: its data as latents, its noise, its denoiser as it begins or as it has become."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from diffusers import DDPMScheduler, ModelMixin
+
+from bartleby.autoencoder import Autoencoder
+from bartleby.checkpoints import read_json
+from bartleby.config import TrainConfig, config_from_dict
+from bartleby.console import progress_bar, say
+from bartleby.corpus import load_corpus
+from bartleby.denoisers import build_denoiser, load_denoiser
+from bartleby.denoisers.build import start_from
+from bartleby.denoisers.posteriors import TokenMixture
+from bartleby.errors import UserError
+from bartleby.latent_data import LatentData, open_latents
+from bartleby.latents import Latents, LatentStatistics
+from bartleby.loading import generator_folder, load_autoencoder
+from bartleby.schedules import noise_scheduler
+from bartleby.token_statistics import fit_mixture, token_statistics
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Data of a run.  autoencoder: with the statistics that normalise `training` and `validation`."""
+
+    config: TrainConfig
+    autoencoder: Autoencoder
+    training: LatentData
+    validation: LatentData
+    scheduler: DDPMScheduler
+
+
+def prepare(
+    config: TrainConfig,
+    *,
+    device: str | None = None,
+    say: Callable[[str], None] = say,
+    like: Setup | None = None,
+) -> tuple[Setup, ModelMixin]:
+    """Data and denoiser of a run as it begins, checked before latents are encoded, if no cache holds them.
+
+    like: a setup whose data are used again where they are the same. Raises UserError that names the
+    key at fault.
+    """
+    like = _reusable(config, like)
+    autoencoder = like.autoencoder if like else _load_autoencoder(config, device)
+    denoiser = _new_denoiser(config, autoencoder)
+    setup = _opened(config, autoencoder, say, like)
+    if config.denoiser.precondition == "wiener":
+        denoiser.posterior.fit(setup.training.covariance(), setup.scheduler.alphas_cumprod)
+    elif isinstance(getattr(denoiser, "posterior", None), TokenMixture):
+        statistics = token_statistics(setup.training)
+        fit_mixture(denoiser.posterior, statistics, setup.scheduler.alphas_cumprod)
+    return setup, denoiser
+
+
+def open_setup(
+    config: TrainConfig,
+    *,
+    device: str | None = None,
+    say: Callable[[str], None] = say,
+    like: Setup | None = None,
+) -> Setup:
+    """The data alone; otherwise as `prepare`."""
+    like = _reusable(config, like)
+    autoencoder = like.autoencoder if like else _load_autoencoder(config, device)
+    return _opened(config, autoencoder, say, like)
+
+
+def _reusable(config: TrainConfig, like: Setup | None) -> Setup | None:
+    same = like and (like.config.data, like.config.autoencoder) == (config.data, config.autoencoder)
+    return like if same else None
+
+
+def _new_denoiser(config: TrainConfig, autoencoder: Autoencoder) -> ModelMixin:
+    """As it begins, its tables not fitted; UserError if it does not fit the autoencoder or the batches."""
+    channels = autoencoder.channels
+    if config.denoiser.channels not in (0, channels):
+        raise UserError(
+            f"denoiser.channels is {config.denoiser.channels}, but latents of '{config.autoencoder.model}' have "
+            f"{channels}; leave the key out"
+        )
+    if config.training.tokens_per_batch < autoencoder.window:
+        raise UserError(
+            f"training.tokens_per_batch is {config.training.tokens_per_batch}; a batch must hold a window "
+            f"of {autoencoder.window} tokens"
+        )
+    denoiser = build_denoiser(
+        config.denoiser.name,
+        channels=channels,
+        window=autoencoder.window,
+        timesteps=config.objective.timesteps,
+        size=config.denoiser.size,
+        widths=tuple(config.denoiser.widths) or None,
+        self_conditioning=config.denoiser.self_conditioning,
+        precondition=config.denoiser.precondition,
+        vocabulary=len(autoencoder.tokenizer),
+        own_options=config.denoiser.options,
+        seed=config.training.seed,
+    )
+    if config.denoiser.start:
+        try:
+            start_from(denoiser, generator_folder(config.denoiser.start) / "denoiser")
+        except UserError as error:
+            raise UserError(f"denoiser.start: {error}") from None
+    return denoiser
+
+
+def _opened(
+    config: TrainConfig,
+    autoencoder: Autoencoder,
+    say: Callable[[str], None],
+    like: Setup | None,
+) -> Setup:
+    if like:
+        training, validation = like.training, like.validation
+    else:
+        training, validation = _open_data(config, autoencoder, say)
+        statistics = _statistics(config, autoencoder, training)
+        training = dataclasses.replace(training, statistics=statistics)
+        validation = dataclasses.replace(validation, statistics=statistics)
+    autoencoder = dataclasses.replace(autoencoder, statistics=training.statistics)
+    scheduler = noise_scheduler(
+        config.objective.schedule,
+        target=config.objective.target,
+        steps=config.objective.timesteps,
+        d=config.objective.schedule_d,
+    )
+    return Setup(config, autoencoder, training, validation, scheduler)
+
+
+def _load_autoencoder(config: TrainConfig, device: str | None) -> Autoencoder:
+    wanted = config.autoencoder
+    try:
+        return load_autoencoder(wanted.model, window=wanted.window or None, device=device)
+    except UserError as error:
+        raise UserError(f"autoencoder: {error}") from None
+
+
+def _open_data(
+    config: TrainConfig, autoencoder: Autoencoder, say: Callable[[str], None]
+) -> tuple[LatentData, LatentData]:
+    """Raw latents of the training and the validation split."""
+    try:
+        corpus = load_corpus(config.data.source, column=config.data.column)
+        for note in corpus.notes:
+            say(note)
+        texts = {"train": corpus.split("train"), "valid": corpus.split("valid")}
+    except UserError as error:
+        raise UserError(f"data.source: {error}") from None
+    if config.data.limit:
+        texts = {name: split[: config.data.limit] for name, split in texts.items()}
+    opened = []
+    for name, split in texts.items():
+        with progress_bar(f"encode {name}", total=1) as bar:
+
+            def tracked(batches, total, bar=bar):
+                bar.update(bar.task_ids[0], total=total)
+                for indices, latents in batches:
+                    yield indices, latents
+                    bar.advance(bar.task_ids[0], len(indices))
+
+            opened.append(
+                open_latents(
+                    autoencoder,
+                    split,
+                    name=name,
+                    limit_gb=config.data.cache_gb,
+                    say=say,
+                    track=tracked,
+                )
+            )
+    return opened[0], opened[1]
+
+
+def _statistics(
+    config: TrainConfig, autoencoder: Autoencoder, training: LatentData
+) -> LatentStatistics | None:
+    choice = config.autoencoder.statistics
+    if choice == "none":
+        return None
+    if choice == "data":
+        return training.moments.statistics(f"train split of {Path(config.data.source).name}")
+    if autoencoder.statistics is None:
+        raise UserError(
+            f"autoencoder.statistics is 'model', but '{config.autoencoder.model}' has none saved; use 'data'"
+        )
+    return autoencoder.statistics
+
+
+def validation_sample(data: LatentData, count: int) -> tuple[Latents, list[list[int]]]:
+    """Latents and token ids of `count` passages at even distances, the same ones every time."""
+    count = min(count, len(data))
+    indices = np.arange(count) * len(data) // count
+    return data.batch(indices), [data.token_ids(index) for index in indices]
+
+
+def open_run(
+    run: str | Path,
+    *,
+    device: str | None = None,
+    say: Callable[[str], None] = say,
+    like: Setup | None = None,
+) -> tuple[Setup, ModelMixin]:
+    """A run's setup and its averaged denoiser: the finished one, or the newest checkpoint's."""
+    run = Path(run)
+    if not (run / "config.json").exists():
+        raise UserError(f"'{run}' is no training run: config.json is missing")
+    config = config_from_dict(read_json(run / "config.json"))
+    setup = open_setup(config, device=device, say=say, like=like)
+    if (run / "scheduler").exists():
+        setup = dataclasses.replace(
+            setup, scheduler=DDPMScheduler.from_pretrained(run / "scheduler")
+        )
+    if (run / "denoiser").exists():
+        return setup, load_denoiser(run / "denoiser").to(setup.autoencoder.device)
+    for folder in sorted((run / "checkpoints").glob("step-*"), reverse=True):
+        try:
+            return setup, load_denoiser(folder).to(setup.autoencoder.device)
+        except UserError as error:
+            say(str(error))
+    raise UserError(f"'{run}' has no checkpoint yet")

@@ -1,0 +1,245 @@
+"""A whole training run: checks, latents, training with a progress bar, validation, the finished denoiser.
+
+A run folder holds `config.json`, `log.jsonl`, `tensorboard/`, `checkpoints/` and, at the end, `denoiser/`,
+`scheduler/`, `latent_statistics.json`, `lengths.json` (how many passages have 0, 1, 2, ... tokens) and
+`training.json`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from diffusers import ModelMixin
+from rich.progress import Progress
+
+from bartleby.checkpoints import (
+    checkpoint_folder,
+    made_folder,
+    read_json,
+    replaced_folder,
+    write_json,
+)
+from bartleby.config import TrainConfig, config_to_dict
+from bartleby.console import progress_bar, say
+from bartleby.denoisers.build import parameters, save_denoiser
+from bartleby.evaluation.latents import (
+    DenoisingScores,
+    average,
+    measure,
+    measure_cross_entropy,
+    timestep_grid,
+)
+from bartleby.latent_data import LENGTHS_FILE
+from bartleby.latents import STATISTICS_FILE
+from bartleby.precision import network_dtype
+from bartleby.run_log import LOG_EVERY, RunLog, read_log
+from bartleby.run_setup import Setup, prepare, validation_sample
+from bartleby.training import (
+    TrainingState,
+    check_same_run,
+    make_accelerator,
+    total_steps,
+    train,
+)
+
+VALIDATION_TIMESTEPS = 10
+
+
+def run_training(
+    config: TrainConfig,
+    out: str | Path,
+    *,
+    device: str | None = None,
+    say: Callable[[str], None] = say,
+    prepared: tuple[Setup, ModelMixin] | None = None,
+) -> dict:
+    """Trains, validates as it goes, leaves the denoiser in `out`; returns the record saved as `training.json`.
+
+    A run that was interrupted goes on; one that has ended returns its record. Raises UserError if `out` holds a
+    run of another configuration.  prepared: what `prepare` returns, if that was called before.
+    """
+    out, accelerator = Path(out), make_accelerator(device)
+    if not accelerator.is_main_process:
+        say = _silence
+    with accelerator.main_process_first():
+        setup, denoiser = prepared or prepare(config, device=str(accelerator.device), say=say)
+    steps = total_steps(config, setup.training)
+    finished = out / "training.json"
+    if finished.exists() and (record := read_json(finished))["steps"] >= steps:
+        check_same_run(config, record["config"], out)
+        say(
+            f"'{out}' has already run its {steps:,} steps; to go on, raise training.steps or epochs"
+        )
+        return record if accelerator.is_main_process else {}
+    _check_begun(out, config)
+    if accelerator.is_main_process:
+        _begin(out, config)
+    accelerator.wait_for_everyone()
+    say(
+        f"{config.denoiser.name} · {parameters(denoiser):,} parameters · predicts "
+        f"{config.objective.target} · {_noise(config)} · "
+        f"{steps:,} steps of up to {config.training.tokens_per_batch:,} tokens · "
+        f"{accelerator.device}, {str(network_dtype(accelerator.device)).removeprefix('torch.')}"
+        f"{f', {accelerator.num_processes} processes' if accelerator.num_processes > 1 else ''}"
+        f" · seed {config.training.seed}"
+    )
+    states = train(config, setup.training, denoiser, setup.scheduler, out, accelerator, say=say)
+    record = {}
+    if accelerator.is_main_process:
+        with Observer(setup, out, say) as observer:
+            for state in states:
+                observer.see(state)
+            record = observer.finish()
+    else:
+        for _ in states:
+            pass
+    accelerator.wait_for_everyone()
+    return record
+
+
+class Observer:
+    """Watches a run, a context: progress bar, log, validation, and at the end the finished folder.
+
+    A bar and a log are opened at the first state, from which a resumed run counts on, and closed however the run ends.
+    """
+
+    def __init__(self, setup: Setup, out: Path, say: Callable[[str], None]):
+        self.setup, self.out, self.say = setup, out, say
+        self.latents, self.token_ids = validation_sample(
+            setup.validation, setup.config.training.validation_texts
+        )
+        self.timesteps = timestep_grid(
+            setup.scheduler.config.num_train_timesteps, VALIDATION_TIMESTEPS
+        )
+        self.state: TrainingState | None = None
+        self.log: RunLog | None = None
+        self.scores: DenoisingScores | None = None
+        self._bar: Progress | None = None
+        self._began, self._paused, self._tokens_before = 0.0, 0.0, 0
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Observer:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self._stack.close()
+
+    def see(self, state: TrainingState) -> None:
+        """One state of the training loop."""
+        if self.state is None:
+            self._open(state)
+        self.state = state
+        if state.loss is None:
+            return
+        seconds = time.monotonic() - self._began - self._paused
+        rate = (state.tokens - self._tokens_before) / max(seconds - self.log.seconds, 1e-9)
+        self._bar.update(
+            self._bar.task_ids[0],
+            completed=state.step,
+            note=f" loss {state.loss:.4f} · {rate:,.0f} tokens/s",
+        )
+        if state.step % LOG_EVERY == 0 or state.step == state.steps:
+            row = {
+                "step": state.step,
+                "loss": state.loss,
+                "gradient_norm": float(state.gradient_norm),
+                "learning_rate": state.learning_rate,
+                "passages": state.passages,
+                "tokens": state.tokens,
+                "seconds": round(seconds, 2),
+            }
+            self.log.append(row, kind="train")
+        if state.step % self.setup.config.training.validate_every == 0 or state.step == state.steps:
+            self._validate(seconds)
+
+    def finish(self) -> dict:
+        """Leaves the averaged denoiser and all it needs in the run folder; returns the record."""
+        if self.scores is None:  # killed between the last checkpoint and this
+            self._validate(self.log.seconds)
+        with self.state.averaged() as denoiser:
+            return save_finished_run(self.out, self.setup, denoiser, self.state, self.scores)
+
+    def _open(self, state: TrainingState) -> None:
+        self.log = RunLog(self.out, step=state.step - (state.loss is not None))
+        self._stack.callback(self.log.close)
+        self._bar = self._stack.enter_context(progress_bar("train", total=state.steps))
+        self._began = time.monotonic() - self.log.seconds
+        self._tokens_before = state.tokens
+
+    def _validate(self, seconds: float) -> None:
+        """Validation is not training: its time is not counted."""
+        began = time.monotonic()
+        with self.state.averaged() as denoiser:
+            scores = measure(denoiser, self.setup.scheduler, self.latents, self.timesteps)
+            if self.setup.config.objective.loss == "cross-entropy":
+                entropies = measure_cross_entropy(
+                    denoiser, self.setup.scheduler, self.latents, self.token_ids, self.timesteps
+                )
+                scores = {
+                    t: dataclasses.replace(score, cross_entropy=entropies[t])
+                    for t, score in scores.items()
+                }
+        self.scores = average(scores)
+        self._paused += time.monotonic() - began
+        entropy = self.scores.cross_entropy
+        row = {"step": self.state.step, "seconds": round(seconds, 2)}
+        self.log.append({**row, **dataclasses.asdict(self.scores)}, kind="valid")
+        self.say(
+            f"step {self.state.step:,}: noise cosine {self.scores.noise_cosine:.3f} · "
+            f"x0 cosine {self.scores.x0_cosine:.3f} · x0 magnitude {self.scores.x0_magnitude:.2f}"
+            + (f" · {entropy:.3f} nats a token" if entropy is not None else "")
+        )
+
+
+def save_finished_run(
+    out: Path, setup: Setup, denoiser: ModelMixin, state: TrainingState, scores: DenoisingScores
+) -> dict:
+    """Writes what a generator is made of beside its BART, `training.json` last; returns that record."""
+    with replaced_folder(out / "denoiser") as temporary:
+        save_denoiser(denoiser, temporary, store=setup.config.training.store)
+    with replaced_folder(out / "scheduler") as temporary:
+        setup.scheduler.save_pretrained(temporary)
+    counts = np.bincount(setup.training.lengths).tolist()
+    write_json(out / LENGTHS_FILE, {"passages_of_length": counts})
+    if setup.autoencoder.statistics:
+        write_json(out / STATISTICS_FILE, setup.autoencoder.statistics.to_json())
+    record = {
+        "denoiser": setup.config.denoiser.name,
+        "target": setup.config.objective.target,
+        "parameters": parameters(denoiser),
+        "steps": state.step,
+        "passages": state.passages,
+        "tokens": state.tokens,
+        "seconds": read_log(out)[-1]["seconds"],
+        "validation": dataclasses.asdict(scores),
+        "config": config_to_dict(setup.config),
+    }
+    write_json(out / "training.json", record)
+    return record
+
+
+def _noise(config: TrainConfig) -> str:
+    """The schedule and the loss, in words."""
+    own = config.objective
+    schedule = f"tan-{own.schedule_d:g}" if own.schedule == "tan" else own.schedule
+    return f"{schedule} schedule · {own.loss}{f' in {own.loss_in}' if own.loss_in else ''}"
+
+
+def _check_begun(out: Path, config: TrainConfig) -> None:
+    """UserError if another run was begun here, even one that has no checkpoint yet."""
+    if (out / "config.json").exists():
+        check_same_run(config, read_json(out / "config.json"), out)
+
+
+def _begin(out: Path, config: TrainConfig) -> None:
+    made_folder(checkpoint_folder(out, 0).parent)
+    write_json(out / "config.json", config_to_dict(config))
+
+
+def _silence(message: str) -> None:
+    """Only the main process speaks."""
