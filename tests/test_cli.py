@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bartleby.cli_options import spread_option
+from bartleby.cli.options import spread_option
 
 TEXT = "The dog likes tea."
 

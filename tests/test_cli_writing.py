@@ -47,7 +47,7 @@ def test_many_texts_are_generated_in_chunks_that_follow_on(cli, monkeypatch):
 
     write.default_settings, write.compressor = SamplerSettings(), None
     monkeypatch.setattr("bartleby.pipeline.load_pipeline", lambda *_, **__: write)
-    monkeypatch.setattr("bartleby.cli_writing.CHUNK", 2)
+    monkeypatch.setattr("bartleby.cli.writing.CHUNK", 2)
     result = cli("generate", "-n", 5)
     assert asked == [(0, 2), (2, 2), (4, 1)]
     assert result.stdout.splitlines() == ["Text 0.", "Text 1.", "Text 2.", "", "Text 4."]

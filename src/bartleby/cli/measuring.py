@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bartleby.cli_options import (
+from bartleby.cli.options import (
     Column,
     Device,
     Json,
@@ -17,7 +17,7 @@ from bartleby.cli_options import (
     Window,
     read_texts_given,
 )
-from bartleby.cli_writing import Bart, Generator
+from bartleby.cli.writing import Bart, Generator
 
 if TYPE_CHECKING:
     from bartleby.evaluation.generation import Evaluator
@@ -339,7 +339,5 @@ def _evaluator(
 
 def register(app: typer.Typer) -> None:
     """Adds the commands of this file."""
-    app.command()(evaluate)
-    app.command()(benchmark)
-    app.command()(benchmark_edits)
-    app.command()(fit_schedule)
+    for command in (evaluate, benchmark, benchmark_edits, fit_schedule):
+        app.command()(command)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bartleby.cli_options import Beams, Column, Device, Json, Seed, read_texts_given
+from bartleby.cli.options import Beams, Column, Device, Json, Seed, read_texts_given
 
 if TYPE_CHECKING:
     from bartleby.autoencoder import DecodeSettings

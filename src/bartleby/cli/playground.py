@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from bartleby.cli_options import Device
-from bartleby.cli_writing import Bart, Generator
+from bartleby.cli.options import Device
+from bartleby.cli.writing import Bart, Generator
 
 
 def playground(
