@@ -14,9 +14,8 @@ from bartleby.errors import UserError
 from bartleby.latents import Latents
 from bartleby.noise import noise_experiment
 from bartleby.restoration import TrainedDenoiser, load_trained_denoiser
-from bartleby.run_setup import open_setup
+from bartleby.run_setup import baseline, open_setup
 from bartleby.schedules import noise_scheduler
-from bartleby.study import baseline
 from bartleby.training_run import run_training
 
 

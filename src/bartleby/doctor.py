@@ -25,9 +25,8 @@ from bartleby.evaluation.latents import (
 from bartleby.latent_data import LatentData
 from bartleby.latents import Latents, LatentStatistics
 from bartleby.messages import say
-from bartleby.run_setup import Setup, validation_sample
+from bartleby.run_setup import Setup, baseline, validation_sample
 from bartleby.schedules import alpha_bar_at
-from bartleby.study import baseline
 
 GRID = 10  # timesteps of the latent scores
 DECODED = 16  # passages

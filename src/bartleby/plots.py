@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import matplotlib
 import numpy as np
@@ -11,11 +12,13 @@ matplotlib.use("Agg")
 
 from matplotlib import pyplot as plt  # after the backend is chosen
 
-from bartleby.edit_benchmark import EditScores
 from bartleby.errors import UserError
 from bartleby.noise import PUBLISHED_LEVELS, CurvePoint
 from bartleby.schedule_fit import FittedSchedule, information_at
 from bartleby.schedules import noise_deviations, noise_scheduler
+
+if TYPE_CHECKING:
+    from bartleby.edit_benchmark import EditScores
 
 
 def plot_noise_curve(

@@ -15,14 +15,20 @@ from bartleby.checkpoints import read_json
 from bartleby.config import TrainConfig, config_from_dict
 from bartleby.console import progress_bar, say
 from bartleby.corpus import load_corpus
-from bartleby.denoisers import build_denoiser, load_denoiser
+from bartleby.denoisers import (
+    IdentityDenoiser,
+    MixtureDenoiser,
+    WienerDenoiser,
+    build_denoiser,
+    load_denoiser,
+)
 from bartleby.denoisers.build import start_from
 from bartleby.denoisers.posteriors import TokenMixture
 from bartleby.errors import UserError
 from bartleby.latent_data import LatentData, open_latents
 from bartleby.latents import Latents, LatentStatistics
 from bartleby.loading import generator_folder, load_autoencoder
-from bartleby.schedules import noise_scheduler
+from bartleby.schedules import TARGETS, noise_scheduler
 from bartleby.token_statistics import fit_mixture, token_statistics
 
 
@@ -193,6 +199,26 @@ def _statistics(
             f"autoencoder.statistics is 'model', but '{config.autoencoder.model}' has none saved; use 'data'"
         )
     return autoencoder.statistics
+
+
+def baseline(name: str, setup: Setup) -> tuple[ModelMixin, DDPMScheduler]:
+    """A denoiser that needs no training, and its scheduler: identity, or wiener or mixture, fitted to the data."""
+    channels, scheduler = setup.autoencoder.channels, setup.scheduler.config
+    kind = {"identity": IdentityDenoiser, "wiener": WienerDenoiser, "mixture": MixtureDenoiser}[
+        name
+    ]
+    scheduler = DDPMScheduler.from_config(scheduler, prediction_type=TARGETS[kind.target])
+    steps = scheduler.config.num_train_timesteps
+    if name == "identity":
+        denoiser = IdentityDenoiser(channels)
+    elif name == "wiener":
+        denoiser = WienerDenoiser(channels, steps)
+        denoiser.posterior.fit(setup.training.covariance(), scheduler.alphas_cumprod)
+    else:
+        vocabulary, window = len(setup.autoencoder.tokenizer), setup.autoencoder.window
+        denoiser = MixtureDenoiser(channels, steps, vocabulary, window)
+        fit_mixture(denoiser.posterior, token_statistics(setup.training), scheduler.alphas_cumprod)
+    return denoiser.to(setup.autoencoder.device), scheduler
 
 
 def validation_sample(data: LatentData, count: int) -> tuple[Latents, list[list[int]]]:

@@ -18,7 +18,6 @@ from diffusers import DDPMScheduler, ModelMixin
 
 from bartleby.checkpoints import made_folder, read_json, write_json
 from bartleby.config import TrainConfig, config_from_dict, config_to_dict
-from bartleby.denoisers import IdentityDenoiser, MixtureDenoiser, WienerDenoiser
 from bartleby.denoisers.baselines import identity_noise_cosine, wiener_noise_cosine
 from bartleby.errors import UserError
 from bartleby.evaluation.latents import (
@@ -32,9 +31,8 @@ from bartleby.evaluation.latents import (
 from bartleby.latents import Latents
 from bartleby.messages import say
 from bartleby.run_log import read_log
-from bartleby.run_setup import Setup, open_run, open_setup, prepare, validation_sample
-from bartleby.schedules import TARGETS, alpha_bar_at
-from bartleby.token_statistics import fit_mixture, token_statistics
+from bartleby.run_setup import Setup, baseline, open_run, open_setup, prepare, validation_sample
+from bartleby.schedules import alpha_bar_at
 from bartleby.training import make_accelerator, total_steps, train
 from bartleby.training_run import run_training
 
@@ -273,26 +271,6 @@ def _baseline(name: str, setup: Setup, settings: StudySettings, out: Path, say) 
             row["input_accuracy"] = input_accuracy(scheduler, setup, settings)
         write_json(made_folder(folder) / RESULT, row)
     return read_json(folder / RESULT)
-
-
-def baseline(name: str, setup: Setup) -> tuple[ModelMixin, DDPMScheduler]:
-    """An untrained denoiser, fitted to the setup's training latents, and its scheduler."""
-    channels, scheduler = setup.autoencoder.channels, setup.scheduler.config
-    kind = {"identity": IdentityDenoiser, "wiener": WienerDenoiser, "mixture": MixtureDenoiser}[
-        name
-    ]
-    scheduler = DDPMScheduler.from_config(scheduler, prediction_type=TARGETS[kind.target])
-    steps = scheduler.config.num_train_timesteps
-    if name == "identity":
-        denoiser = IdentityDenoiser(channels)
-    elif name == "wiener":
-        denoiser = WienerDenoiser(channels, steps)
-        denoiser.posterior.fit(setup.training.covariance(), scheduler.alphas_cumprod)
-    else:
-        vocabulary, window = len(setup.autoencoder.tokenizer), setup.autoencoder.window
-        denoiser = MixtureDenoiser(channels, steps, vocabulary, window)
-        fit_mixture(denoiser.posterior, token_statistics(setup.training), scheduler.alphas_cumprod)
-    return denoiser.to(setup.autoencoder.device), scheduler
 
 
 def closed_form(

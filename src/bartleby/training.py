@@ -69,7 +69,7 @@ MAY_CHANGE = {
     "data.cache_gb",
 }
 # What the parts of a run draw their randomness from, so that no two share a stream.
-ORDER, TIMES, NOISE, CONDITION, GIVEN, CANDIDATES = range(6)
+ORDER, TIMES, NOISE, SELF_CONDITION, GIVEN, CANDIDATES = range(6)
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class TrainingState:
 class Batch:
     """One process's share of a step.  latents: B clean passages.  tokens: [B, L], their ids, for cross-entropy.
 
-    given: [B, L], True where the text is a condition and not to be predicted.  conditioned: [B], True
+    given: [B, L], True where the text is a condition and not to be predicted.  self_conditioned: [B], True
     where the network sees its own first estimate.  share: this process's factor in the mean loss.
     candidates: tokens that stand for the vocabulary, if not all are scored.
     """
@@ -112,7 +112,7 @@ class Batch:
     given: torch.Tensor
     noise: torch.Tensor
     timesteps: torch.Tensor
-    conditioned: torch.Tensor
+    self_conditioned: torch.Tensor
     share: float
     candidates: Candidates | None
 
@@ -258,7 +258,7 @@ def make_batch(
     timesteps = stratified_timesteps(
         len(indices), scheduler.config.num_train_timesteps, seed=(seed, TIMES, step)
     )
-    coins = uniforms([(seed, CONDITION, step)], len(indices))[0]
+    coins = uniforms([(seed, SELF_CONDITION, step)], len(indices))[0]
     latents = data.batch(indices[rows], length_multiple=denoiser.length_multiple, device=device)
     seeds = stream_seeds((seed, NOISE, epoch), indices[rows])
     noise = sample_noise(latents.mask, latents.values.shape[1], seeds=seeds)
@@ -330,9 +330,9 @@ def denoising_loss(
 
 
 def _first_estimate(network, scheduler, xt, batch: Batch, conditions: dict) -> torch.Tensor:
-    """The network's own estimate of x0 where `batch.conditioned`, zeros elsewhere; nothing is learned here."""
+    """The network's own estimate of x0 where `batch.self_conditioned`, zeros elsewhere; nothing is learned here."""
     network = getattr(network, "module", network)  # not every process need come here
-    previous, rows = torch.zeros_like(xt), batch.conditioned.nonzero()[:, 0]
+    previous, rows = torch.zeros_like(xt), batch.self_conditioned.nonzero()[:, 0]
     if len(rows) == 0:
         return previous
     timesteps, mask = batch.timesteps[rows], batch.latents.mask[rows]

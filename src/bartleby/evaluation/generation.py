@@ -6,10 +6,13 @@ same number, and human text is scored the same way. Which models judged is part 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.util
+import os
 import statistics
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -159,8 +162,23 @@ def mauve(features: np.ndarray, reference: np.ndarray, seed: int = 0) -> float:
         from mauve import compute_mauve
     except ImportError:
         raise UserError("MAUVE needs the package mauve-text: pip install mauve-text") from None
-    result = compute_mauve(p_features=reference, q_features=features, seed=seed, verbose=False)
+    with _quiet_stderr():
+        result = compute_mauve(p_features=reference, q_features=features, seed=seed, verbose=False)
     return float(result.mauve)
+
+
+@contextlib.contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """faiss warns from C++, at every call, that MAUVE's defaults want more texts for so many clusters."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nothing:
+            os.dup2(nothing.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _share_in(texts: list[str], training: list[str]) -> float:
