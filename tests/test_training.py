@@ -84,6 +84,8 @@ def test_a_run_leaves_a_folder_with_everything_in_it(tiny_config, tmp_path):
     }  # fmt: skip
     assert json.loads((tmp_path / "run" / "training.json").read_text()) == record
     assert record["steps"] == 12 and record["validation"]["noise_cosine"] > 0
+    untrained = record["untrained_noise_cosines"]
+    assert 0 < untrained["identity"] < untrained["wiener"] < 1
     rows = read_log(tmp_path / "run")
     assert [row["step"] for row in rows if row["kind"] == "valid"] == [6, 12]
     assert rows[-1]["seconds"] >= rows[0]["seconds"] > 0
@@ -171,7 +173,7 @@ def test_a_loss_that_is_no_number_stops_with_the_step_and_keeps_the_last_checkpo
     train_for(tiny_config, tmp_path / "run", 3)
     before = weights(checkpoint_folder(tmp_path / "run", 3))
     monkeypatch.setattr(torch.nn.Linear, "forward", lambda self, x: real(self, x) * float("nan"))
-    with pytest.raises(UserError, match="the loss is nan at step 4; the last good checkpoint"):
+    with pytest.raises(UserError, match="the loss is nan at step 4; what was saved before is kept"):
         run(tiny_config, tmp_path / "run")
     assert same(weights(checkpoint_folder(tmp_path / "run", 3)), before)
 

@@ -115,7 +115,7 @@ def optimise(
     value = float(loss.detach())
     if not math.isfinite(value):
         raise UserError(
-            f"the loss is {value} at step {step + 1}; the last good checkpoint is kept. "
+            f"the loss is {value} at step {step + 1}; what was saved before is kept. "
             "Try a lower learning rate"
         )
     optimizer.zero_grad(set_to_none=True)

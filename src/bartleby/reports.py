@@ -156,7 +156,7 @@ def info_report(autoencoder: Autoencoder, *, as_json: bool) -> None:
 
 
 def print_scores(record: dict) -> None:
-    """A finished training run in two lines."""
+    """A finished training run in a few lines."""
     scores = record["validation"]
     print(
         f"{record['denoiser']}, predicts {record['target']}: {record['parameters']:,} parameters, "
@@ -166,6 +166,11 @@ def print_scores(record: dict) -> None:
         f"validation: noise cosine {scores['noise_cosine']:.3f} · x0 cosine {scores['x0_cosine']:.3f} · "
         f"x0 magnitude {scores['x0_magnitude']:.2f}"
     )
+    if untrained := record.get("untrained_noise_cosines"):
+        print(
+            f"noise cosine without training: {untrained['identity']:.3f} of returning the input, "
+            f"{untrained['wiener']:.3f} of a linear filter"
+        )
 
 
 def doctor_report(findings: list[Finding], *, as_json: bool) -> None:

@@ -206,7 +206,7 @@ def train(
         mean_loss, due = accelerator.reduce(told, reduction="mean").tolist()
         if not math.isfinite(mean_loss):
             raise UserError(
-                f"the loss is {mean_loss} at step {step + 1}; the last good checkpoint is kept. "
+                f"the loss is {mean_loss} at step {step + 1}; what was saved before is kept. "
                 "Try a lower training.learning_rate"
             )
         optimizer.zero_grad(set_to_none=True)

@@ -35,10 +35,10 @@ from bartleby.evaluation.latents import (
     timestep_grid,
 )
 from bartleby.latent_data import LENGTHS_FILE
-from bartleby.latents import STATISTICS_FILE
+from bartleby.latents import STATISTICS_FILE, Latents
 from bartleby.precision import network_dtype
 from bartleby.run_log import LOG_EVERY, RunLog, read_log
-from bartleby.run_setup import Setup, prepare, validation_sample
+from bartleby.run_setup import Setup, baseline, prepare, validation_sample
 from bartleby.training import (
     TrainingState,
     check_same_run,
@@ -116,6 +116,7 @@ class Observer:
         self.timesteps = timestep_grid(
             setup.scheduler.config.num_train_timesteps, VALIDATION_TIMESTEPS
         )
+        self.references = reference_cosines(setup, self.latents, self.timesteps)
         self.state: TrainingState | None = None
         self.log: RunLog | None = None
         self.scores: DenoisingScores | None = None
@@ -124,6 +125,10 @@ class Observer:
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Observer:
+        self.say(
+            f"noise cosine to beat: {self.references['identity']:.3f} of returning the input, "
+            f"{self.references['wiener']:.3f} of a linear filter"
+        )
         return self
 
     def __exit__(self, *failure: object) -> None:
@@ -162,7 +167,9 @@ class Observer:
         if self.scores is None:  # killed between the last checkpoint and this
             self._validate(self.log.seconds)
         with self.state.averaged() as denoiser:
-            return save_finished_run(self.out, self.setup, denoiser, self.state, self.scores)
+            return save_finished_run(
+                self.out, self.setup, denoiser, self.state, self.scores, self.references
+            )
 
     def _open(self, state: TrainingState) -> None:
         self.log = RunLog(self.out, step=state.step - (state.loss is not None))
@@ -196,10 +203,27 @@ class Observer:
         )
 
 
+def reference_cosines(setup: Setup, latents: Latents, timesteps: list[int]) -> dict[str, float]:
+    """The noise cosines of what needs no training, by which a denoiser's is to be judged: identity and wiener."""
+    cosines = {}
+    for name in ("identity", "wiener"):
+        denoiser, scheduler = baseline(name, setup)
+        cosines[name] = average(measure(denoiser, scheduler, latents, timesteps)).noise_cosine
+    return cosines
+
+
 def save_finished_run(
-    out: Path, setup: Setup, denoiser: ModelMixin, state: TrainingState, scores: DenoisingScores
+    out: Path,
+    setup: Setup,
+    denoiser: ModelMixin,
+    state: TrainingState,
+    scores: DenoisingScores,
+    references: dict[str, float],
 ) -> dict:
-    """Writes what a generator is made of beside its BART, `training.json` last; returns that record."""
+    """Writes what a generator is made of beside its BART, `training.json` last; returns that record.
+
+    references: as of `reference_cosines`.
+    """
     with replaced_folder(out / "denoiser") as temporary:
         save_denoiser(denoiser, temporary, store=setup.config.training.store)
     with replaced_folder(out / "scheduler") as temporary:
@@ -217,6 +241,7 @@ def save_finished_run(
         "tokens": state.tokens,
         "seconds": read_log(out)[-1]["seconds"],
         "validation": dataclasses.asdict(scores),
+        "untrained_noise_cosines": references,
         "config": config_to_dict(setup.config),
     }
     write_json(out / "training.json", record)
