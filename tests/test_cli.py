@@ -93,6 +93,27 @@ def test_reconstruct_reads_standard_input_and_prints_buckets(cli, model_folder):
     ]
 
 
+def test_info_of_a_run_and_of_a_pipeline(cli, generator_run, tmp_path):
+    from bartleby.pipeline import load_pipeline
+
+    load_pipeline(generator_run).save_pretrained(tmp_path / "saved")
+    (run,), (saved,) = (
+        rows(cli("info", model, "--json")) for model in (generator_run, tmp_path / "saved")
+    )
+    assert run["denoiser"] == saved["denoiser"] == "TokenTransformer"
+    assert run["trained"]["steps"] == 40 and saved["trained"] is None
+    assert run["lengths"][0] <= run["lengths"][1] <= run["window"] == 32
+    printed = cli("info", generator_run).stdout
+    assert (
+        "sampled with" in printed and max(map(len, printed.splitlines())) <= 120
+    )  # a folder's name is not folded
+
+
+def test_weights_can_be_read_by_whoever_can_read_the_rest(generator_run):
+    modes = {path.stat().st_mode & 0o777 for path in generator_run.rglob("*.safetensors")}
+    assert modes == {(generator_run / "training.json").stat().st_mode & 0o777}
+
+
 def test_info(cli, model_folder):
     (row,) = rows(cli("info", model_folder, "--json"))
     assert (row["channels"], row["window"], row["statistics"]) == (64, 32, None)

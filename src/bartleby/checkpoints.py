@@ -43,6 +43,8 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
             yield temporary
+            for file in temporary.rglob("*"):
+                _open_to_all(file)
             _sync(temporary)
             if folder.exists():
                 shutil.rmtree(folder)
@@ -62,6 +64,14 @@ def _writing(path: Path) -> Iterator[None]:
         raise UserError(f"cannot write '{path}': {error}") from None
 
 
+def _open_to_all(path: Path) -> None:
+    """Whoever may read what else is written here may read this: safetensors' files are their owner's alone."""
+    if path.is_file():
+        mask = os.umask(0)
+        os.umask(mask)
+        path.chmod(0o666 & ~mask)
+
+
 def _sync(folder: Path) -> None:
     for path in folder.rglob("*"):
         if path.is_file():
@@ -76,6 +86,7 @@ def replaced_file(path: Path) -> Iterator[Path]:
     try:
         with _writing(path):
             yield temporary
+            _open_to_all(temporary)
             os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

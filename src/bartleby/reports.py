@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bartleby.autoencoder import Autoencoder
 from bartleby.console import print_json, wrapped
 from bartleby.evaluation.reconstruction import by_length, summarise
 from bartleby.evaluation.text import Reconstruction
@@ -79,80 +77,6 @@ def reconstruction_report(items: list[Reconstruction], *, as_json: bool, show: i
         print(wrapped(item.reconstruction or "(nothing)", indent="  + "))
     if len(imperfect) > show > 0:
         print(f"\n  … and {len(imperfect) - show:,} more texts that differ; --json prints all")
-
-
-def describe(autoencoder: Autoencoder) -> dict:
-    """What a model is, as plain values."""
-    config = autoencoder.bart.config
-    folder = autoencoder.folder
-    statistics, compressor = autoencoder.statistics, autoencoder.compressor
-    length = (
-        f"tokens (up to {autoencoder.window})"
-        if compressor is None
-        else f"{autoencoder.latents_of(0)} of up to {autoencoder.window} tokens"
-    )
-    return {
-        "model": autoencoder.name,
-        "stored": str(folder.resolve()),
-        "megabytes": round(
-            sum(file.stat().st_size for file in folder.glob("*.safetensors")) / 1e6, 1
-        ),
-        "parameters": sum(parameter.numel() for parameter in autoencoder.bart.parameters()),
-        "encoder_layers": config.encoder_layers,
-        "decoder_layers": config.decoder_layers,
-        "channels": autoencoder.channels,
-        "vocabulary": len(autoencoder.tokenizer),
-        "window": autoencoder.window,
-        "positions": config.max_position_embeddings,
-        "latents": ["texts", autoencoder.channels, length],
-        "compute": str(autoencoder.dtype).removeprefix("torch."),
-        "statistics": None
-        if statistics is None
-        else {
-            "source": statistics.source,
-            "tokens": statistics.tokens,
-            "effective_rank": statistics.effective_rank,
-            "std_smallest": float(statistics.std.min()),
-            "std_median": float(statistics.std.median()),
-            "std_largest": float(statistics.std.max()),
-        },
-        "pretraining": _pretraining_record(folder),
-    }
-
-
-def _pretraining_record(folder: Path) -> dict | None:
-    path = folder / "pretraining.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-
-
-def info_report(autoencoder: Autoencoder, *, as_json: bool) -> None:
-    """`describe`, one line a fact."""
-    facts = describe(autoencoder)
-    if as_json:
-        print_json(facts)
-        return
-    statistics, record = facts.pop("statistics"), facts.pop("pretraining")
-    facts["parameters"] = f"{facts['parameters']:,}"
-    facts["latents"] = "[" + ", ".join(map(str, facts["latents"])) + "]"
-    for name, value in facts.items():
-        print(f"{name.replace('_', ' '):<16} {'unknown' if value is None else value}")
-    if statistics is None:
-        print(f"{'statistics':<16} none saved with this model")
-    else:
-        print(
-            f"{'statistics':<16} {statistics['tokens']:,} tokens of {statistics['source']}; std "
-            f"{statistics['std_smallest']:.2f} to {statistics['std_largest']:.2f}"
-        )
-        print(f"{'effective rank':<16} {statistics['effective_rank']:.1f} of {facts['channels']}")
-    if record:
-        print(
-            f"{'trained on':<16} {', '.join(record['data'])}: {record['steps']:,} steps, {record['tokens']:,} tokens"
-        )
-        result = record["validation"]
-        print(
-            f"{'validation':<16} {result['texts']:,} texts: exact {result['exact']:.1%}, "
-            f"tokens {result['token_accuracy']:.2%}"
-        )
 
 
 def print_scores(record: dict) -> None:

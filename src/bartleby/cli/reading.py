@@ -162,7 +162,8 @@ def info(
     name: Annotated[
         str | None,
         typer.Argument(
-            metavar="[MODEL]", help="A BART: hub name or folder. Default: the bundled nano."
+            metavar="[MODEL]",
+            help="A BART (hub name or folder), a run or a pipeline. Default: the bundled nano.",
         ),
     ] = None,
     model: Model = None,
@@ -170,11 +171,16 @@ def info(
 ) -> None:
     """Say what a model is: sizes, window, shape and statistics of its latents, where it is stored."""
     from bartleby.loading import load_autoencoder
-    from bartleby.reports import info_report
+    from bartleby.model_report import generator_report, info_report, is_generator
+    from bartleby.pipeline import load_pipeline
 
     if name is not None and model is not None:
         raise typer.BadParameter("give a MODEL or --model, not both")
-    info_report(load_autoencoder(name or model), as_json=json)
+    chosen = name or model
+    if is_generator(chosen):
+        generator_report(load_pipeline(chosen), Path(chosen), as_json=json)
+    else:
+        info_report(load_autoencoder(chosen), as_json=json)
 
 
 def demo(

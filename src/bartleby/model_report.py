@@ -1,0 +1,157 @@
+"""What a model is: a BART, or a generator with all its parts."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bartleby.autoencoder import Autoencoder
+from bartleby.checkpoints import read_json
+from bartleby.console import WIDTH, print_json
+from bartleby.denoisers.build import parameters
+from bartleby.pipeline import TextDiffusionPipeline
+from bartleby.schedules import target_of
+from bartleby.writing_decoder import decoder_weights
+
+
+def describe(autoencoder: Autoencoder) -> dict:
+    """What a model is, as plain values."""
+    config = autoencoder.bart.config
+    folder = autoencoder.folder
+    statistics, compressor = autoencoder.statistics, autoencoder.compressor
+    length = (
+        f"tokens (up to {autoencoder.window})"
+        if compressor is None
+        else f"{autoencoder.latents_of(0)} of up to {autoencoder.window} tokens"
+    )
+    return {
+        "model": autoencoder.name,
+        "stored": str(folder.resolve()),
+        "megabytes": round(
+            sum(file.stat().st_size for file in folder.glob("*.safetensors")) / 1e6, 1
+        ),
+        "parameters": sum(parameter.numel() for parameter in autoencoder.bart.parameters()),
+        "encoder_layers": config.encoder_layers,
+        "decoder_layers": config.decoder_layers,
+        "channels": autoencoder.channels,
+        "vocabulary": len(autoencoder.tokenizer),
+        "window": autoencoder.window,
+        "positions": config.max_position_embeddings,
+        "latents": ["texts", autoencoder.channels, length],
+        "compute": str(autoencoder.dtype).removeprefix("torch."),
+        "statistics": None
+        if statistics is None
+        else {
+            "source": statistics.source,
+            "tokens": statistics.tokens,
+            "effective_rank": statistics.effective_rank,
+            "std_smallest": float(statistics.std.min()),
+            "std_median": float(statistics.std.median()),
+            "std_largest": float(statistics.std.max()),
+        },
+        "pretraining": _pretraining_record(folder),
+    }
+
+
+def _pretraining_record(folder: Path) -> dict | None:
+    path = folder / "pretraining.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def info_report(autoencoder: Autoencoder, *, as_json: bool) -> None:
+    """`describe`, one line a fact."""
+    facts = describe(autoencoder)
+    if as_json:
+        print_json(facts)
+        return
+    statistics, record = facts.pop("statistics"), facts.pop("pretraining")
+    facts["parameters"] = f"{facts['parameters']:,}"
+    facts["latents"] = "[" + ", ".join(map(str, facts["latents"])) + "]"
+    for name, value in facts.items():
+        print(f"{name.replace('_', ' '):<16} {'unknown' if value is None else value}")
+    if statistics is None:
+        print(f"{'statistics':<16} none saved with this model")
+    else:
+        print(
+            f"{'statistics':<16} {statistics['tokens']:,} tokens of {statistics['source']}; std "
+            f"{statistics['std_smallest']:.2f} to {statistics['std_largest']:.2f}"
+        )
+        print(f"{'effective rank':<16} {statistics['effective_rank']:.1f} of {facts['channels']}")
+    if record:
+        print(
+            f"{'trained on':<16} {', '.join(record['data'])}: {record['steps']:,} steps, {record['tokens']:,} tokens"
+        )
+        result = record["validation"]
+        print(
+            f"{'validation':<16} {result['texts']:,} texts: exact {result['exact']:.1%}, "
+            f"tokens {result['token_accuracy']:.2%}"
+        )
+
+
+def is_generator(model: str | Path | None) -> bool:
+    """Whether this names a run of `bartleby train` or a saved pipeline, and no BART."""
+    folder = Path(model or "").expanduser()
+    return any((folder / name).exists() for name in ("training.json", "model_index.json"))
+
+
+def describe_generator(pipeline: TextDiffusionPipeline, folder: Path) -> dict[str, Any]:
+    """What a generator is, as plain values."""
+    counts = np.array(pipeline.config.length_counts or [])
+    spread = np.repeat(np.arange(len(counts)), counts)
+    record = folder / "training.json"
+    trained = read_json(record) if record.exists() else None
+    return {
+        "model": str(folder),
+        "denoiser": type(pipeline.denoiser).__name__,
+        "parameters": parameters(pipeline.denoiser),
+        "predicts": target_of(pipeline.scheduler),
+        "timesteps": pipeline.scheduler.config.num_train_timesteps,
+        "channels": pipeline.denoiser.config.channels,
+        "window": pipeline.config.window,
+        "lengths": None
+        if len(spread) == 0
+        else np.percentile(spread, (5, 50, 95)).astype(int).tolist(),
+        "decoder_layers": pipeline.bart.config.decoder_layers,
+        "decoder_parameters": sum(w.numel() for w in decoder_weights(pipeline.bart).values()),
+        "sampling": dataclasses.asdict(pipeline.default_settings),
+        "trained": trained
+        and {
+            "bart": trained["config"]["autoencoder"]["model"],
+            "data": trained["config"]["data"]["source"],
+            "schedule": trained["config"]["objective"]["schedule"],
+            "steps": trained["steps"],
+            "tokens": trained["tokens"],
+            "seconds": trained["seconds"],
+        },
+    }
+
+
+def generator_report(pipeline: TextDiffusionPipeline, folder: Path, *, as_json: bool) -> None:
+    """`describe_generator`, one line a fact."""
+    facts = describe_generator(pipeline, folder)
+    if as_json:
+        print_json(facts)
+        return
+    trained, sampling, lengths = (facts.pop(name) for name in ("trained", "sampling", "lengths"))
+    for name, value in facts.items():
+        shown = f"{value:,}" if isinstance(value, int) else value
+        print(f"{name.replace('_', ' '):<19} {shown}")
+    if lengths:
+        _line("lengths", f"{lengths[1]} tokens, 90% of them {lengths[0]} to {lengths[2]}")
+    if trained:
+        _line(
+            "trained on",
+            f"{trained['data']}, latents of '{trained['bart']}', {trained['schedule']} schedule: {trained['steps']:,} "
+            f"steps, {trained['tokens']:,} tokens, {trained['seconds'] / 60:.0f} minutes",
+        )
+    _line("sampled with", ", ".join(f"{key} {value}" for key, value in sampling.items()))
+
+
+def _line(name: str, fact: str) -> None:
+    """Folded to the terminal's 80 columns."""
+    print(textwrap.fill(f"{name:<19} {fact}", WIDTH, subsequent_indent=" " * 20))
