@@ -79,6 +79,24 @@ def test_a_prompt_is_kept_word_for_word(pipeline):
     assert text.startswith("No no no no")
 
 
+def test_a_single_text_where_several_are_meant_is_refused_and_the_other_way_round(pipeline):
+    with pytest.raises(UserError, match="no texts to edit; a single one is a list"):
+        pipeline.edit("Tom saw the sea.", 0.3)
+    with pytest.raises(UserError, match="no texts; a single one is a list"):
+        pipeline.autoencoder.encode("Tom saw the sea.")
+    with pytest.raises(UserError, match="one text is filled in at a time, not a list"):
+        pipeline.infill(["Tom <mask> the sea."])
+
+
+def test_an_interpolation_can_be_watched_and_a_pipeline_printed(pipeline):
+    seen = []
+    pipeline.interpolate(
+        TEXTS[0], TEXTS[1], 3, settings=QUICK, callback=lambda step, numbers: seen.extend(numbers)
+    )
+    assert set(seen) == {1}  # the ends are reconstructions
+    assert "TokenTransformer" in repr(pipeline) and len(repr(pipeline)) < 400
+
+
 def test_guidance_does_nothing_where_nothing_is_given(pipeline):
     guided = dataclasses.replace(QUICK, guidance=3.0)
     assert pipeline(2, settings=guided).texts == pipeline(2, settings=QUICK).texts

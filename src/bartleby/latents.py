@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -40,8 +40,8 @@ class Latents:
 class LatentStatistics:
     """mean, std: [C], per channel over the real tokens of a training split.  tokens: how many of them."""
 
-    mean: torch.Tensor
-    std: torch.Tensor
+    mean: torch.Tensor = field(repr=False)
+    std: torch.Tensor = field(repr=False)
     tokens: int
     effective_rank: float
     source: str

@@ -168,6 +168,13 @@ class TextDiffusionPipeline(DiffusionPipeline):
             compressor=autoencoder.compressor,
         )
 
+    def __repr__(self) -> str:
+        """In a line; diffusers would print every number of the configuration."""
+        return (
+            f"{type(self).__name__}({type(self.denoiser).__name__}, {self.denoiser.config.channels} channels, window "
+            f"{self.config.window}, {self.default_settings})"
+        )
+
     @property
     def _networks(self) -> list[torch.nn.Module]:
         return [part for part in (self.bart, self.denoiser, self.compressor) if part is not None]
@@ -263,8 +270,8 @@ class TextDiffusionPipeline(DiffusionPipeline):
         """
         if not 0 <= strength <= 1:
             raise UserError(f"strength is {strength}; it must be between 0 and 1")
-        if not texts:
-            raise UserError("there are no texts to edit")
+        if not texts or isinstance(texts, str):
+            raise UserError("there are no texts to edit; a single one is a list as well")
         settings = settings or self.editing_settings
         latents = self.autoencoder.encode(texts, say=say)
         drafts = [
@@ -321,6 +328,7 @@ class TextDiffusionPipeline(DiffusionPipeline):
         settings: SamplerSettings | None = None,
         seed: int = 0,
         decoding: DecodeSettings | None = None,
+        callback: Callback | None = None,
     ) -> TextDiffusionOutput:
         """`steps` texts from `first` to `last`: mixtures of their latents, noised and denoised.
 
@@ -335,13 +343,15 @@ class TextDiffusionPipeline(DiffusionPipeline):
         latents = self.autoencoder.encode([first, last], say=say)
         ends = [values[:, mask] for values, mask in zip(latents.values, latents.mask, strict=True)]
         texts, lengths = [], []
-        for weight in np.linspace(0, 1, steps):
+        for number, weight in enumerate(np.linspace(0, 1, steps)):
             length = round((1 - weight) * ends[0].shape[1] + weight * ends[1].shape[1])
             mixed = (1 - weight) * self._stretched(ends[0], length)
             mixed = mixed + weight * self._stretched(ends[1], length)
             drafts = [Draft(own, length, None, mixed) for own in _seeds(seed, 0, settings)]
             level = strength * 4 * weight * (1 - weight)
-            written = self._write([drafts], settings, level, decoding=decoding)
+            written = self._write(
+                [drafts], settings, level, decoding=decoding, callback=callback, first=number
+            )
             texts, lengths = texts + written.texts, lengths + written.lengths
         return TextDiffusionOutput(texts=texts, lengths=lengths)
 

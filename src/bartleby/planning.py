@@ -56,6 +56,8 @@ class Planner:
 
     def pieces(self, text: str) -> list[list[int]]:
         """Token ids of what stands before, between and after the gaps of `text`. UserError if it has none."""
+        if not isinstance(text, str):
+            raise UserError(f"one text is filled in at a time, not a {type(text).__name__}")
         pieces = text.split(MASK)
         if len(pieces) < 2:
             raise UserError(
