@@ -1,8 +1,9 @@
-"""A small corpus, and tiny models made from it; nothing here needs the network."""
+"""A small corpus, tiny models made from it, and what several tests need; nothing here needs the network."""
 
 from __future__ import annotations
 
 import itertools
+import json
 import os
 from pathlib import Path
 
@@ -11,7 +12,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 import torch
-from typer.testing import CliRunner
+from safetensors.torch import load_file
+from typer.testing import CliRunner, Result
 
 from bartleby.autoencoder import Autoencoder, fit_latent_statistics
 from bartleby.bart import new_bart
@@ -32,6 +34,29 @@ OBJECTS = (
 )
 TEXTS = [" ".join(words) for words in itertools.product(SUBJECTS, VERBS, OBJECTS)]
 WINDOW = 32
+
+
+def quiet(message: str) -> None:
+    """In place of `say`."""
+
+
+def rows(result: Result) -> list[dict]:
+    """The JSON objects that a command printed, one a line; it must have succeeded."""
+    assert result.exit_code == 0, result.stderr
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """The weights that a checkpoint goes on training: a denoiser's, not their average, or a BART's."""
+    own = checkpoint / "weights.safetensors"
+    return load_file(own if own.exists() else checkpoint / "model.safetensors")
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    """Whether two networks' weights are equal bit for bit."""
+    return first.keys() == second.keys() and all(
+        torch.equal(first[name].cpu(), second[name].cpu()) for name in first
+    )
 
 
 @pytest.fixture(scope="session")
@@ -117,8 +142,16 @@ def generator_run(model_folder, tmp_path_factory) -> Path:
         "objective": {"loss": "cross-entropy", "schedule": "tan", "conditioned": 0.5},
         "training": {"steps": 40, "tokens_per_batch": 256, "learning_rate": 3e-3},
     }
-    run_training(config_from_dict(tables), folder / "run", say=lambda message: None)
+    run_training(config_from_dict(tables), folder / "run", say=quiet)
     return folder / "run"
+
+
+@pytest.fixture(scope="session")
+def pipeline(generator_run):
+    """The pipeline of that run. All tests share it: none may change it."""
+    from bartleby.pipeline import load_pipeline
+
+    return load_pipeline(generator_run)
 
 
 @pytest.fixture

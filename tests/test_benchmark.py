@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import TEXTS
+from conftest import TEXTS, quiet
 
 from bartleby.autoregressive import (
     AutoregressiveConfig,
@@ -20,18 +20,12 @@ from bartleby.autoregressive import (
 from bartleby.benchmark import control_texts, name_of, run_benchmark
 from bartleby.errors import UserError
 from bartleby.evaluation.generation import Evaluator
-from bartleby.pipeline import load_pipeline
 from bartleby.sampling import SamplerSettings
 from bartleby.schedule_fit import ReadAt, fit_schedule
 
 TINY = AutoregressiveConfig(
     width=32, layers=1, heads=2, steps=8, tokens_per_batch=256, checkpoint_minutes=0
 )
-
-
-@pytest.fixture(scope="module")
-def pipeline(generator_run):
-    return load_pipeline(generator_run)
 
 
 def test_controls_are_as_many_as_the_human_texts_and_what_they_say(pipeline):
@@ -92,7 +86,7 @@ def test_the_autoregressive_model_is_of_the_size_asked_for(tokenizer, parameters
 def test_the_autoregressive_model_learns_resumes_and_writes(tokenizer, tmp_path):
     def losses(out, steps):
         found = []
-        states = train_autoregressive(TINY, tokenizer, TEXTS, out, say=lambda message: None)
+        states = train_autoregressive(TINY, tokenizer, TEXTS, out, say=quiet)
         for state in states:
             found.append(state.losses["loss"])
             if state.step == steps:

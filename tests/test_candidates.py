@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from conftest import quiet
 
 from bartleby.config import config_from_dict
 from bartleby.denoisers.candidates import draw_candidates
@@ -64,10 +65,9 @@ def test_a_network_scores_candidates_as_it_does_the_vocabulary(generator_run):
 def test_training_on_candidates_learns(generator_config, tmp_path):
     generator_config["training"] |= {"steps": 150, "learning_rate": 3e-3, "validate_every": 150}
     generator_config["objective"]["candidates"] = 20
-    quiet = {"say": lambda message: None}
-    record = run_training(config_from_dict(generator_config), tmp_path / "run", **quiet)
+    record = run_training(config_from_dict(generator_config), tmp_path / "run", say=quiet)
     generator_config["training"]["steps"] = 1
-    start = run_training(config_from_dict(generator_config), tmp_path / "start", **quiet)
+    start = run_training(config_from_dict(generator_config), tmp_path / "start", say=quiet)
     assert record["validation"]["cross_entropy"] < 0.6 * start["validation"]["cross_entropy"]
 
 

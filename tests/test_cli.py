@@ -6,24 +6,35 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import rows
+from typer.main import get_command
 
+from bartleby.cli import app
 from bartleby.cli.options import spread_option
 
 TEXT = "The dog likes tea."
+HELP = [sys.executable, "-m", "bartleby", "--help"]
+COMMANDS = [
+    "noise", "reconstruct", "info", "demo", "pretrain", "train", "repair", "compress", "doctor",
+    "study", "generate", "edit", "infill", "interpolate", "defaults", "evaluate", "benchmark",
+    "benchmark-edits", "fit-schedule", "playground",
+]  # fmt: skip
 
 
-def rows(result):
-    assert result.exit_code == 0, result.stderr
-    return [json.loads(line) for line in result.stdout.splitlines()]
+def test_help_is_quick():
+    def seconds() -> float:
+        start = time.perf_counter()
+        subprocess.run(HELP, check=True, capture_output=True)
+        return time.perf_counter() - start
+
+    best = min(seconds() for _ in range(3))  # something else may run as well
+    assert best < 2.0  # 0.16 s when nothing else runs
 
 
-def test_help_is_quick_and_names_every_command():
-    command = [sys.executable, "-m", "bartleby", "--help"]
-    start = time.perf_counter()
-    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    assert time.perf_counter() - start < 2.0  # 0.16 s when nothing else runs
-    for name in ("noise", "reconstruct", "info", "demo", "pretrain"):
-        assert name in output
+def test_help_names_every_command():
+    output = subprocess.run(HELP, check=True, capture_output=True, text=True).stdout
+    named = [line.split()[0] for line in output.partition("Commands:\n")[2].splitlines()]
+    assert named == list(get_command(app).commands) == COMMANDS
 
 
 def test_help_loads_no_heavy_library():

@@ -7,15 +7,11 @@ import shutil
 from types import SimpleNamespace
 
 import pytest
+from conftest import rows
 
 from bartleby import SamplerSettings
 
 TEXT = "The dog likes tea."
-
-
-def rows(result):
-    assert result.exit_code == 0, result.stderr
-    return [json.loads(line) for line in result.stdout.splitlines()]
 
 
 def test_generate_prints_a_text_a_line_and_nothing_else(cli, generator_run):

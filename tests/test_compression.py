@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import TEXTS, WINDOW
+from conftest import TEXTS, WINDOW, quiet
 
 from bartleby.compression import CompressionConfig, new_compressor, train_compressor
 from bartleby.config import config_from_dict
@@ -24,8 +24,13 @@ CONFIG = CompressionConfig(
 )  # fmt: skip
 
 
-def quiet(message: str) -> None:
-    pass
+@pytest.fixture(autouse=True)
+def as_it_was(autoencoder):
+    """Training a compressor freezes the BART, which the tests of all files share: it learns again afterwards."""
+    learned = {weight: weight.requires_grad for weight in autoencoder.bart.parameters()}
+    yield
+    for weight, learns in learned.items():
+        weight.requires_grad_(learns)
 
 
 @pytest.fixture
@@ -82,7 +87,6 @@ def test_training_lowers_both_losses_and_leaves_bart_alone(autoencoder, tmp_path
     )  # all that the untrained decoder can be helped
     after = autoencoder.bart.state_dict()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
-    autoencoder.bart.requires_grad_(True)
 
 
 def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(autoencoder, tmp_path):
@@ -98,7 +102,6 @@ def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(autoencoder, tmp_path):
     other = dataclasses.replace(CONFIG, noise=0.1)
     with pytest.raises(UserError, match="was trained with noise = 0.5, not 0.1"):
         next(train_compressor(other, autoencoder, TEXTS, tmp_path / "whole", say=quiet))
-    autoencoder.bart.requires_grad_(True)
 
 
 def test_its_folder_is_a_model_of_every_command(cli, folder, tmp_path):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import zlib
 
+import numpy as np
 import pytest
 import torch
 from conftest import TEXTS
@@ -11,11 +13,26 @@ from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel
 
 from bartleby.edit_benchmark import EditBenchmark, run_edit_benchmark, with_gap
 from bartleby.errors import UserError
-from bartleby.evaluation.judges import load_embedder, load_language_model
-from bartleby.pipeline import TextDiffusionPipeline
+from bartleby.evaluation.judges import load_language_model
+from bartleby.evaluation.ngrams import words_of
+from bartleby.pipeline import load_pipeline
 from bartleby.sampling import SamplerSettings
 
 STRENGTHS, PLACES = [0.0, 0.5, 1.0], 3
+
+
+class BagOfWords:
+    """In place of an `Embedder`: texts are as similar as the words they share are many."""
+
+    name = "bag of words"
+
+    def embed(self, texts: list[str]) -> np.ndarray:
+        """[n, d] unit vectors, zero for a text without words."""
+        counts = np.zeros((len(texts), 256), np.float32)
+        for row, text in enumerate(texts):
+            for word in words_of(text):
+                counts[row, zlib.crc32(word.encode()) % 256] += 1
+        return counts / np.linalg.norm(counts, axis=1, keepdims=True).clip(1)
 
 
 @pytest.fixture(scope="module")
@@ -55,14 +72,13 @@ def test_a_gap_leaves_the_ends_and_takes_one_to_three_words():
         with_gap("too short a text", seed=(0,))
 
 
-def test_rows_are_there_and_ends_are_reconstructions(generator_run, judges):
-    pipeline = TextDiffusionPipeline.from_run(generator_run)
-    benchmark = EditBenchmark(
-        pipeline,
-        load_language_model(str(judges[0])),
-        load_embedder(str(judges[1])),
-        SamplerSettings(steps=4),
-    )
+def benchmark_of(pipeline, judges):
+    judge = load_language_model(str(judges[0]))
+    return EditBenchmark(pipeline, judge, BagOfWords(), SamplerSettings(steps=4))
+
+
+def test_rows_are_there_and_an_edit_of_strength_0_is_a_reconstruction(pipeline, judges):
+    benchmark = benchmark_of(pipeline, judges)
     texts = [text for text in TEXTS if len(text.split()) >= 5][:6]
     rows = run_edit_benchmark(benchmark, [*texts, "Hi."], strengths=STRENGTHS, places=PLACES)
     assert [row.kind for row in rows] == [
@@ -73,7 +89,20 @@ def test_rows_are_there_and_ends_are_reconstructions(generator_run, judges):
     rebuilt = pipeline.edit([*texts, "Hi."], 0.0).texts
     same = sum(a == b for a, b in zip([*texts, "Hi."], rebuilt, strict=True)) / 7
     assert rows[1].unchanged == pytest.approx(same)
-    assert rows[4].similarity_last == pytest.approx(rows[6].similarity, abs=0.2)
+
+
+def test_an_interpolation_leaves_the_first_text_and_arrives_at_the_last(judges):
+    """With the bundled model, which reconstructs these texts exactly."""
+    texts = [text for text in TEXTS if len(text.split()) >= 5][::29][:4]
+    embedder, pairs = BagOfWords(), list(zip(texts[::2], texts[1::2], strict=True))
+    apart = float(np.mean([np.prod(embedder.embed(pair), axis=0).sum() for pair in pairs]))
+    assert apart < 0.5  # or ends that are swapped would not be seen
+    first, _, last = benchmark_of(load_pipeline(), judges).interpolations(
+        pairs, PLACES, track=lambda items, total: iter(items)
+    )
+    assert (first.amount, last.amount) == (0, 1)
+    assert first.similarity == pytest.approx(1) and last.similarity_last == pytest.approx(1)
+    assert first.similarity_last == pytest.approx(apart) == last.similarity
 
 
 def test_the_command(cli, generator_run, judges, tmp_path):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import quiet
 
 import bartleby
 from bartleby.errors import UserError
@@ -43,8 +44,8 @@ def test_a_schedule_of_ones_own_trains_and_stays_with_the_run(mine, cli, tiny_co
     from bartleby.training_run import run_training
 
     tiny_config["objective"] = {"schedule": "mine:sigmoid"}
-    run_training(config_from_dict(tiny_config), tmp_path / "run", say=lambda message: None)
-    alpha_bar = open_run(tmp_path / "run", say=lambda message: None)[0].scheduler.alphas_cumprod
+    run_training(config_from_dict(tiny_config), tmp_path / "run", say=quiet)
+    alpha_bar = open_run(tmp_path / "run", say=quiet)[0].scheduler.alphas_cumprod
     import mine
 
     expected = torch.tensor([mine.sigmoid((step + 1) / 1000) for step in range(1000)])

@@ -2,7 +2,7 @@ import dataclasses
 import math
 
 import pytest
-from conftest import TEXTS
+from conftest import TEXTS, quiet
 
 from bartleby.errors import UserError
 from bartleby.evaluation.text import bleu, token_accuracy
@@ -10,7 +10,7 @@ from bartleby.noise import curve, noise_experiment, parse_levels
 
 
 def run(autoencoder, texts, levels, **options):
-    return list(noise_experiment(autoencoder, texts, levels, say=lambda message: None, **options))
+    return list(noise_experiment(autoencoder, texts, levels, say=quiet, **options))
 
 
 def test_level_zero_is_reconstruction(autoencoder):

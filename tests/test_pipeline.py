@@ -23,11 +23,6 @@ TEXTS = ["The dog likes tea.", "Nobody saw the red house."]
 
 
 @pytest.fixture(scope="module")
-def pipeline(generator_run) -> TextDiffusionPipeline:
-    return load_pipeline(generator_run)
-
-
-@pytest.fixture(scope="module")
 def saved(pipeline, tmp_path_factory):
     folder = tmp_path_factory.mktemp("pipelines") / "saved"
     pipeline.save_pretrained(folder)

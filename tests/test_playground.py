@@ -9,15 +9,9 @@ import sys
 import pytest
 
 from bartleby.errors import UserError
-from bartleby.pipeline import load_pipeline
 from bartleby.playground import Actions, page, serve
 
 TEXT = "The dog drinks tea."
-
-
-@pytest.fixture(scope="module")
-def pipeline(generator_run):
-    return load_pipeline(generator_run)
 
 
 @pytest.fixture

@@ -11,8 +11,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from conftest import TEXTS
-from safetensors.torch import load_file
+from conftest import TEXTS, quiet, same, weights
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from bartleby.batching import cut_by_tokens, plan_epoch
@@ -29,20 +28,8 @@ CONFIG = dataclasses.replace(
 )  # saves after every step
 
 
-def quiet(message: str) -> None:
-    pass
-
-
 def train(run, config=CONFIG, *, stop_after: int | None = None, say=quiet):
     return list(itertools.islice(pretrain(config, TEXTS, run, say=say), stop_after))
-
-
-def weights(folder):
-    return load_file(folder / "model.safetensors")
-
-
-def same(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +92,7 @@ def test_another_configuration_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"learning_rate = 0.001, not 0.5"):
         train(tmp_path, dataclasses.replace(CONFIG, learning_rate=0.5))
     with pytest.raises(UserError, match="was begun with another text"):
-        next(pretrain(CONFIG, [*TEXTS, "One more."], tmp_path, say=lambda message: None))
+        next(pretrain(CONFIG, [*TEXTS, "One more."], tmp_path, say=quiet))
 
 
 def test_a_longer_run_goes_on_from_the_constant_part(tmp_path):

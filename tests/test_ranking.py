@@ -21,11 +21,6 @@ ONE = SamplerSettings(steps=4, handover=0.5, decoder_temperature=1.0)
 FOUR = dataclasses.replace(ONE, candidates=4)
 
 
-@pytest.fixture(scope="module")
-def pipeline(generator_run):
-    return load_pipeline(generator_run)
-
-
 def scores(pipeline, texts, seeds=None):
     return prior_nats(
         pipeline.autoencoder,

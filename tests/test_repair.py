@@ -8,6 +8,7 @@ import shutil
 
 import pytest
 import torch
+from conftest import quiet
 from safetensors.torch import load_file
 
 from bartleby.checkpoints import made_folder
@@ -22,10 +23,6 @@ from bartleby.writing_decoder import DECODER_FILE, deepen, save_decoder, untie_r
 CONFIG = RepairConfig(
     steps=12, tokens_per_batch=256, learning_rate=3e-3, warmup_steps=2, checkpoint_minutes=0
 )
-
-
-def quiet(message: str) -> None:
-    pass
 
 
 def opened(run):

@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from conftest import TEXTS
+from conftest import TEXTS, quiet
 
 from bartleby.config import config_from_dict
 from bartleby.denoisers import MixtureDenoiser
@@ -17,10 +17,6 @@ from bartleby.restoration import TrainedDenoiser, load_trained_denoiser
 from bartleby.run_setup import baseline, open_setup
 from bartleby.schedules import noise_scheduler
 from bartleby.training_run import run_training
-
-
-def quiet(message: str) -> None:
-    pass
 
 
 @pytest.fixture

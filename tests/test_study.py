@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import quiet
 
 from bartleby import study
 from bartleby.config import config_from_dict
@@ -21,10 +22,6 @@ from bartleby.run_setup import open_run
 from bartleby.study import MATRIX, StudySettings, quick_settings, run_study
 from bartleby.study_report import write_report
 from bartleby.training_run import run_training
-
-
-def quiet(message: str) -> None:
-    pass
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import quiet
 
 from bartleby.conditioning import given_positions, given_prefix, given_words
 from bartleby.config import config_from_dict
@@ -124,10 +125,9 @@ def test_given_prefix_and_words():
 def test_it_learns_context(generator_config, tmp_path):
     """At a noise that hides single tokens the rest of the text says what they are."""
     generator_config["training"] |= {"steps": 150, "learning_rate": 3e-3, "validate_every": 150}
-    quiet = {"say": lambda message: None}
-    record = run_training(config_from_dict(generator_config), tmp_path / "run", **quiet)
+    record = run_training(config_from_dict(generator_config), tmp_path / "run", say=quiet)
     generator_config["training"]["steps"] = 1
-    start = run_training(config_from_dict(generator_config), tmp_path / "start", **quiet)
+    start = run_training(config_from_dict(generator_config), tmp_path / "start", say=quiet)
     entropy = record["validation"]["cross_entropy"]
     assert entropy < 0.6 * start["validation"]["cross_entropy"]
     assert (tmp_path / "run" / "lengths.json").exists()

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import quiet, same, weights
 from safetensors.torch import load_file
 
 from bartleby.checkpoints import checkpoint_folder
@@ -26,10 +27,6 @@ from bartleby.run_log import read_log
 from bartleby.run_setup import Setup, open_run, prepare, validation_sample
 from bartleby.training import make_accelerator, make_batch, train
 from bartleby.training_run import run_training
-
-
-def quiet(message: str) -> None:
-    pass
 
 
 def interrupted(message: str) -> None:
@@ -49,16 +46,6 @@ def changed(tables: dict, **keys) -> dict:
 
 def run(tables: dict, out: Path, **changes) -> dict:
     return run_training(config_from_dict(changed(tables, **changes)), out, say=quiet)
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "weights.safetensors")
-
-
-def same(first: dict, second: dict) -> bool:
-    return first.keys() == second.keys() and all(
-        torch.equal(first[k].cpu(), second[k].cpu()) for k in first
-    )
 
 
 def train_for(tables: dict, out: Path, steps: int, *, save_every: float = 0.0) -> list[float]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from transformers import GPT2LMHeadModel
 
 from bartleby.autoregressive import (
     AutoregressiveConfig,
@@ -161,7 +162,9 @@ class Keeper:
         """origin: what the texts depend on besides number and seed.  write: seed -> texts."""
         return [self._of_seed(name, origin, write, seed) for seed in self.seeds]
 
-    def _of_seed(self, name, origin, write, seed: int) -> list[str]:
+    def _of_seed(
+        self, name: str, origin: str, write: Callable[[int], list[str]], seed: int
+    ) -> list[str]:
         path = self.out / f"{name.replace(' ', '-')}-seed{seed}.json"
         origin = hashlib.sha256(f"{origin} {self.count}".encode()).hexdigest()[:20]
         if path.exists() and read_json(path).get("origin") == origin:
@@ -172,7 +175,13 @@ class Keeper:
         return texts
 
 
-def _trained(config, pipeline, evaluator, out: Path, say):
+def _trained(
+    config: AutoregressiveConfig,
+    pipeline: TextDiffusionPipeline,
+    evaluator: Evaluator,
+    out: Path,
+    say: Callable[[str], None],
+) -> GPT2LMHeadModel:
     device = pipeline.bart.device
     states = train_autoregressive(
         config, pipeline.tokenizer, evaluator.training, out, device=device, say=say

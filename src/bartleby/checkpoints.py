@@ -223,7 +223,12 @@ def check_same_settings(wanted: dict, saved: dict, may_change: set[str], run: Pa
 
 
 def save_network(
-    run: Path, network, optimizer: AnyOptimizer, state: dict, *, beside: Iterable = ()
+    run: Path,
+    network: torch.nn.Module,
+    optimizer: AnyOptimizer,
+    state: dict,
+    *,
+    beside: Iterable = (),
 ) -> Path:
     """A checkpoint of `network` and of what lies `beside` it, named by state["step"]; older ones are dropped."""
     folder = checkpoint_folder(run, state["step"])

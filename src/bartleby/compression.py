@@ -144,7 +144,13 @@ def train_compressor(
     )
 
 
-def _losses(config, raw: Autoencoder, compressor: Compressor, sequences, step: int):
+def _losses(
+    config: CompressionConfig,
+    raw: Autoencoder,
+    compressor: Compressor,
+    sequences: list[list[int]],
+    step: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """(nats a token, mean squared error of latents over their variance) of one batch."""
     latents = raw.encode_tokens(sequences)
     values, mask = latents.values.clone(), latents.mask.clone()  # out of inference mode

@@ -60,7 +60,14 @@ def run_compression(
 
 
 @torch.inference_mode()
-def _finish(config, compressed: Autoencoder, texts, valid, data, out: Path) -> dict:
+def _finish(
+    config: CompressionConfig,
+    compressed: Autoencoder,
+    texts: list[str],
+    valid: list[str],
+    data: list[str],
+    out: Path,
+) -> dict:
     """Measures the compressor on held-out texts and writes `out/model`."""
     held_out = compressed.split(spread(valid, VALIDATION_TEXTS))[:VALIDATION_TEXTS]
     summary = summarise([item for _, item in reconstruct(compressed, held_out, say=say)])

@@ -91,7 +91,9 @@ class PerceiverLayer(nn.Module):
             nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
         )
 
-    def forward(self, state, seen, attended):
+    def forward(
+        self, state: torch.Tensor, seen: torch.Tensor, attended: torch.Tensor | None
+    ) -> torch.Tensor:
         own = self.state_norm(state)
         source = torch.cat([self.seen_norm(seen), own], dim=1)
         key, value = self.key_value(source).chunk(2, dim=-1)

@@ -117,7 +117,9 @@ class Writer:
         ends = firsts + counts
         return [int(a + nats[a:b].argmin()) for a, b in zip(firsts, ends, strict=True)]
 
-    def _denoise(self, drafts, strength, numbers, callback):
+    def _denoise(
+        self, drafts: list[Draft], strength: float, numbers: list[int], callback: Callback | None
+    ) -> Latents:
         """Latents of one batch; all of its drafts have something given, or none, and a start, or none."""
         device, seeds = self.denoiser.device, [draft.seed for draft in drafts]
         multiple = self.denoiser.length_multiple

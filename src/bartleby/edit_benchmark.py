@@ -90,7 +90,15 @@ class EditBenchmark:
         ]
         return self._scores(INFILLING, 0.0, filled, texts, self.embedder.embed(texts))
 
-    def _scores(self, kind, amount, texts, sources, vectors, last_vectors=None) -> EditScores:
+    def _scores(
+        self,
+        kind: str,
+        amount: float,
+        texts: list[str],
+        sources: list[str],
+        vectors: np.ndarray,
+        last_vectors: np.ndarray | None = None,
+    ) -> EditScores:
         """vectors, last_vectors: of the sources, and of the texts that interpolations end at."""
         embedded = self.embedder.embed(texts)
         return EditScores(

@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +34,10 @@ FREE_SHARE = 0.8  # of the free disk space that a cache may take
 GPU_SHARE = 0.4  # of a GPU's free memory that latents may take, to be gathered from there
 FORMAT = 1
 LENGTHS_FILE = "lengths.json"  # of a training run: how many passages have 0, 1, 2, ... tokens
+
+
+EncodedBatches = Iterable[tuple[np.ndarray, Latents]]  # indices of passages, their latents
+Track = Callable[[EncodedBatches, int], EncodedBatches]  # of so many passages
 
 
 @dataclass(frozen=True)
@@ -143,7 +147,7 @@ def open_latents(
     root: Path | None = None,
     limit_gb: float = 20.0,
     say: Callable[[str], None] = say,
-    track: Callable = lambda batches, total: batches,
+    track: Track = lambda batches, total: batches,
 ) -> LatentData:
     """The latents of `texts`, cut into passages that fit the window: from the cache, which is made if need be.
 
@@ -165,7 +169,15 @@ def open_latents(
     return data
 
 
-def _encoded(autoencoder, texts, folder, name, limit_gb, say, track) -> LatentData:
+def _encoded(
+    autoencoder: Autoencoder,
+    texts: list[str],
+    folder: Path,
+    name: str,
+    limit_gb: float,
+    say: Callable[[str], None],
+    track: Track,
+) -> LatentData:
     """Latents that are not cached yet; now they are, if there is room."""
     sequences = encode_texts(
         autoencoder.tokenizer,
@@ -208,7 +220,14 @@ def content_digest(autoencoder: Autoencoder, texts: list[str]) -> str:
     return digest.hexdigest()[:20]
 
 
-def _write_cache(folder, autoencoder, sequences, tokens, offsets, track) -> None:
+def _write_cache(
+    folder: Path,
+    autoencoder: Autoencoder,
+    sequences: list[list[int]],
+    tokens: np.ndarray,
+    offsets: np.ndarray,
+    track: Track,
+) -> None:
     raw = dataclasses.replace(autoencoder, statistics=None)
     moments = LatentMoments(raw.channels)
     places = np.cumsum([0, *(raw.latents_of(len(sequence)) for sequence in sequences)])

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from diffusers import DDPMScheduler, DiffusionPipeline, ModelMixin
+from diffusers import DDPMScheduler, DiffusionPipeline, ModelMixin, SchedulerMixin
 from diffusers.utils import BaseOutput
 from transformers import BartForConditionalGeneration, GenerationConfig, PreTrainedTokenizerBase
 
@@ -423,7 +423,13 @@ def _check_count(texts: int) -> None:
         raise UserError(f"num_texts is {texts}; it must be at least 1")
 
 
-def _check_fit(channels: int, tokenizer, denoiser, scheduler, statistics) -> None:
+def _check_fit(
+    channels: int,
+    tokenizer: PreTrainedTokenizerBase,
+    denoiser: ModelMixin,
+    scheduler: SchedulerMixin,
+    statistics: dict[str, Any] | None,
+) -> None:
     if not isinstance(scheduler, DDPMScheduler):
         raise UserError(
             f"the scheduler is a {type(scheduler).__name__}; it must be the DDPMScheduler that the denoiser was "

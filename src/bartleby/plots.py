@@ -18,6 +18,8 @@ from bartleby.schedule_fit import FittedSchedule, information_at
 from bartleby.schedules import noise_deviations, noise_scheduler
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from bartleby.edit_benchmark import EditScores
 
 
@@ -107,7 +109,7 @@ def plot_edits(rows: list[EditScores], path: Path) -> None:
     save(figure, path)
 
 
-def save(figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
     """Writes the figure in the format of the path's suffix; UserError, and no file, if that cannot be done."""
     try:
         figure.savefig(path, dpi=150)

@@ -55,7 +55,12 @@ def prior_nats(
     return nats
 
 
-def _blind_estimate(denoiser, scheduler, lengths: torch.Tensor, seeds) -> Latents:
+def _blind_estimate(
+    denoiser: ModelMixin,
+    scheduler: DDPMScheduler,
+    lengths: torch.Tensor,
+    seeds: list[tuple[int, ...]],
+) -> Latents:
     """What the denoiser makes of pure noise in one step, for texts of these lengths."""
     multiple = denoiser.length_multiple
     longest = round_up(int(lengths.max()), multiple)

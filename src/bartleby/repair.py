@@ -190,7 +190,7 @@ def estimated_latents(
         setup.config, setup.training, indices, seed=(seed, CANDIDATES, step), device=device
     )
 
-    def estimate(rows, **conditions):
+    def estimate(rows: slice | torch.Tensor, **conditions) -> torch.Tensor:
         if known is not None:
             conditions["known"] = known[rows]
         if candidates:
@@ -207,7 +207,9 @@ def estimated_latents(
     return Latents(x0, mask)
 
 
-def _known(config: RepairConfig, setup: Setup, indices, step: int, mask) -> torch.Tensor | None:
+def _known(
+    config: RepairConfig, setup: Setup, indices: np.ndarray, step: int, mask: torch.Tensor
+) -> torch.Tensor | None:
     """[B, L] ids of what is given of each passage, FREE elsewhere; None for a denoiser that takes none."""
     if not setup.config.objective.conditioned:
         return None

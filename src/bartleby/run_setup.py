@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from diffusers import DDPMScheduler, ModelMixin
+from rich.progress import Progress
 
 from bartleby.autoencoder import Autoencoder
 from bartleby.checkpoints import read_json
@@ -25,7 +26,7 @@ from bartleby.denoisers import (
 from bartleby.denoisers.build import start_from
 from bartleby.denoisers.posteriors import TokenMixture
 from bartleby.errors import UserError
-from bartleby.latent_data import LatentData, open_latents
+from bartleby.latent_data import EncodedBatches, LatentData, open_latents
 from bartleby.latents import Latents, LatentStatistics
 from bartleby.loading import generator_folder, load_autoencoder
 from bartleby.schedules import TARGETS, noise_scheduler
@@ -167,7 +168,7 @@ def _open_data(
     for name, split in texts.items():
         with progress_bar(f"encode {name}", total=1) as bar:
 
-            def tracked(batches, total, bar=bar):
+            def tracked(batches: EncodedBatches, total: int, bar: Progress = bar) -> EncodedBatches:
                 bar.update(bar.task_ids[0], total=total)
                 for indices, latents in batches:
                     yield indices, latents

@@ -202,7 +202,9 @@ def _own_steps(
         )
 
 
-def _check_options(denoiser, settings: SamplerSettings, known) -> None:
+def _check_options(
+    denoiser: ModelMixin, settings: SamplerSettings, known: torch.Tensor | None
+) -> None:
     """UserError for options that this denoiser would ignore."""
     kind = type(denoiser).__name__
     predicts_tokens = isinstance(denoiser, TokenTransformer)
@@ -237,7 +239,15 @@ def timesteps_of(
     return [timestep for timestep in timesteps if timestep >= last] or timesteps[:1]
 
 
-def _predict(denoiser, xt, timesteps, mask, previous, known, settings) -> torch.Tensor:
+def _predict(
+    denoiser: ModelMixin,
+    xt: torch.Tensor,
+    timesteps: torch.Tensor,
+    mask: torch.Tensor,
+    previous: torch.Tensor | None,
+    known: torch.Tensor | None,
+    settings: SamplerSettings,
+) -> torch.Tensor:
     """What the denoiser predicts at x_t, as the scheduler expects it: [B, C, L], float32."""
     conditions = {}
     if getattr(denoiser.config, "self_conditioning", False):

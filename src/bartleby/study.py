@@ -199,7 +199,15 @@ def run_study(
     return results
 
 
-def _train_and_measure(run, config, setup, settings, folder, device, say) -> dict:
+def _train_and_measure(
+    run: StudyRun,
+    config: TrainConfig,
+    setup: Setup,
+    settings: StudySettings,
+    folder: Path,
+    device: str | None,
+    say: Callable[[str], None],
+) -> dict:
     row = {"name": run.name, "target": run.target, "published": run.published}
     try:
         mine, denoiser = prepare(config, device=device, say=say, like=setup)
@@ -248,7 +256,9 @@ def measured(
     }
 
 
-def _baseline(name: str, setup: Setup, settings: StudySettings, out: Path, say) -> dict:
+def _baseline(
+    name: str, setup: Setup, settings: StudySettings, out: Path, say: Callable[[str], None]
+) -> dict:
     folder = out / "runs" / name
     if not (folder / RESULT).exists():
         say(f"\n{name}")
@@ -308,7 +318,14 @@ def _to_device(setup: Setup, count: int):
     return Latents(latents.values.to(device), latents.mask.to(device)), token_ids
 
 
-def _with_steps(config, setup: Setup, denoiser, settings, folder: Path, device) -> TrainConfig:
+def _with_steps(
+    config: TrainConfig,
+    setup: Setup,
+    denoiser: ModelMixin,
+    settings: StudySettings,
+    folder: Path,
+    device: str | None,
+) -> TrainConfig:
     """The configuration with as many steps as fit the minutes, decided once and then kept."""
     if (folder / "config.json").exists():
         return config_from_dict(read_json(folder / "config.json"))
@@ -328,7 +345,7 @@ def _with_steps(config, setup: Setup, denoiser, settings, folder: Path, device) 
     return config
 
 
-def seconds_per_step(setup: Setup, denoiser: ModelMixin, device: str) -> float:
+def seconds_per_step(setup: Setup, denoiser: ModelMixin, device: str | None) -> float:
     """Median wall-clock seconds of a training step, from a few that leave no trace."""
     weights = {name: value.clone() for name, value in denoiser.state_dict().items()}
     times = []

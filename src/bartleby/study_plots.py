@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bartleby.plots import plt, save
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 FAMILIES = ("simple-unet", "diffusers-unet", "text-unet", "transformer")
 TARGET_COLOURS = {"noise": "tab:red", "v": "tab:blue", "x0": "tab:green"}
@@ -16,11 +21,11 @@ BASELINE_STYLES = {"identity": (0, (1, 1.5)), "wiener": (0, (5, 2)), "mixture": 
 def plot_learning_curves(rows: list[dict], path: Path) -> None:
     """Validation noise cosine over training minutes, a panel a network, the untrained rows in each."""
 
-    def draw(axes, row):
+    def draw(axes: Axes, row: dict) -> None:
         points = [(point["seconds"] / 60, point["noise_cosine"]) for point in row["curve"]]
         axes.plot(*zip(*points, strict=True), marker=".", markersize=4, **_style(row))
 
-    def baseline(axes, row):
+    def baseline(axes: Axes, row: dict) -> None:
         axes.axhline(row["noise_cosine"], **_style(row))
 
     _panels(rows, draw, baseline, "minutes of training", "validation noise cosine", path)
@@ -30,7 +35,7 @@ def plot_over_timesteps(rows: list[dict], key: str, label: str, path: Path) -> N
     """One score at each timestep, a panel a network, the untrained rows in each."""
     reads = next((row["input_accuracy"] for row in rows if "input_accuracy" in row), [])
 
-    def draw(axes, row):
+    def draw(axes: Axes, row: dict) -> None:
         points = [(score["timestep"], score[key]) for score in row["timesteps"]]
         axes.plot(*zip(*points, strict=True), **_style(row))
         if key == "token_accuracy" and row["name"] == "identity":
@@ -64,7 +69,14 @@ def plot_ceiling(rows: list[dict], channels: int, path: Path) -> None:
     save(figure, path)
 
 
-def _panels(rows: list[dict], draw, draw_baseline, xlabel: str, ylabel: str, path: Path) -> None:
+def _panels(
+    rows: list[dict],
+    draw: Callable[[Axes, dict], None],
+    draw_baseline: Callable[[Axes, dict], None],
+    xlabel: str,
+    ylabel: str,
+    path: Path,
+) -> None:
     figure, grid = plt.subplots(
         2, 2, figsize=(9.5, 7), layout="constrained", sharex=True, sharey=True
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -160,7 +161,7 @@ def _restoration(rows: list[dict], trained: list[dict]) -> list[str]:
         return []
     timestep = unreadable[0]
 
-    def accuracy(row):
+    def accuracy(row: dict) -> float:
         return next(s["token_accuracy"] for s in row["timesteps"] if s["timestep"] == timestep)
 
     alone = next(
@@ -192,7 +193,7 @@ def _ceiling_table(rows: list[dict], channels: int) -> Table:
     return Table(["run", f"k of {channels}", "sqrt(k/C)", "measured, last timestep"], lines)
 
 
-def _mean(values) -> float:
+def _mean(values: Iterable[float]) -> float:
     values = list(values)
     return sum(values) / len(values)
 

@@ -329,7 +329,13 @@ def denoising_loss(
     return loss * batch.share
 
 
-def _first_estimate(network, scheduler, xt, batch: Batch, conditions: dict) -> torch.Tensor:
+def _first_estimate(
+    network: torch.nn.Module,
+    scheduler: DDPMScheduler,
+    xt: torch.Tensor,
+    batch: Batch,
+    conditions: dict,
+) -> torch.Tensor:
     """The network's own estimate of x0 where `batch.self_conditioned`, zeros elsewhere; nothing is learned here."""
     network = getattr(network, "module", network)  # not every process need come here
     previous, rows = torch.zeros_like(xt), batch.self_conditioned.nonzero()[:, 0]
@@ -358,7 +364,14 @@ def averaged_weights(denoiser: ModelMixin, ema: EMAModel) -> Iterator[None]:
         denoiser.train()
 
 
-def _save(config, run: Path, denoiser, optimizer, ema, counts: dict) -> Path:
+def _save(
+    config: TrainConfig,
+    run: Path,
+    denoiser: ModelMixin,
+    optimizer: torch.optim.Optimizer,
+    ema: EMAModel,
+    counts: dict,
+) -> Path:
     folder = checkpoint_folder(run, counts["step"])
     raw = {name: weight.detach().cpu().contiguous() for name, weight in denoiser.named_parameters()}
     with replaced_folder(folder) as temporary:
@@ -371,7 +384,14 @@ def _save(config, run: Path, denoiser, optimizer, ema, counts: dict) -> Path:
     return folder
 
 
-def _resume(config, run: Path, denoiser, optimizer, ema, say) -> dict:
+def _resume(
+    config: TrainConfig,
+    run: Path,
+    denoiser: ModelMixin,
+    optimizer: torch.optim.Optimizer,
+    ema: EMAModel,
+    say: Callable[[str], None],
+) -> dict:
     """Counts of the newest usable checkpoint, everything restored from it; zeros if there is none."""
     state: dict = {"step": 0, "passages": 0, "tokens": 0}
 

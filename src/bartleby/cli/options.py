@@ -14,7 +14,7 @@ from bartleby.errors import UserError
 class Commands(TyperGroup):
     """Turns what a user can put right into one line on stderr and exit code 1."""
 
-    def invoke(self, ctx) -> Any:
+    def invoke(self, ctx: typer.Context) -> Any:
         try:
             return super().invoke(ctx)
         except (UserError, OSError) as error:
@@ -34,7 +34,7 @@ class Commands(TyperGroup):
 class SpacedLevels(TyperCommand):
     """Lets --levels take several values, as in `--levels 0.1 0.5 1.0`: every number or range that follows."""
 
-    def parse_args(self, ctx, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
         return super().parse_args(ctx, spread_option(args, "--levels"))
 
 

@@ -140,7 +140,14 @@ def has_own_class(folder: Path) -> bool:
         return False
 
 
-def _check_options(name, size, widths, self_conditioning, precondition, own_options) -> None:
+def _check_options(
+    name: str,
+    size: str,
+    widths: tuple[int, ...] | None,
+    self_conditioning: bool,
+    precondition: str,
+    own_options: dict[str, Any] | None,
+) -> None:
     if is_own(name):
         if widths or precondition != "none":
             raise UserError(f"denoiser.widths and precondition are not for '{name}'; use options")

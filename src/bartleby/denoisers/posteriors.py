@@ -196,7 +196,9 @@ class TokenMixture(nn.Module):
             parts = [self._infer(sample[own], timesteps[own], mask[own]) for own in texts]
         return Posterior(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
 
-    def _infer(self, sample, timesteps, mask) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _infer(
+        self, sample: torch.Tensor, timesteps: torch.Tensor, mask: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         seen = self.observe(sample, timesteps, mask)
         probabilities = seen.logits.softmax(dim=1)
         token = probabilities @ self.token_means

@@ -135,7 +135,13 @@ class Block(nn.Module):
         self.gate_and_value = nn.Linear(width, 2 * inner, bias=False)
         self.shrink = nn.Linear(inner, width, bias=False)
 
-    def forward(self, hidden, modulation, rotation, attended):
+    def forward(
+        self,
+        hidden: torch.Tensor,
+        modulation: tuple[torch.Tensor, ...],
+        rotation: torch.Tensor,
+        attended: torch.Tensor | None,
+    ) -> torch.Tensor:
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = (
             part + own for part, own in zip(modulation, self.offset, strict=True)
         )
@@ -147,7 +153,9 @@ class Block(nn.Module):
         )
         return hidden + gate_m * self.shrink(F.silu(gate) * value)
 
-    def _attention(self, values, rotation, attended):
+    def _attention(
+        self, values: torch.Tensor, rotation: torch.Tensor, attended: torch.Tensor | None
+    ) -> torch.Tensor:
         batch, length, width = values.shape
         split = self.query_key_value(values).view(batch, length, 3, self.heads, self.head_width)
         query, key, value = split.permute(2, 0, 3, 1, 4)  # each [B, heads, L, head_width]

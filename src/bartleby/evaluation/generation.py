@@ -186,7 +186,7 @@ def _share_in(texts: list[str], training: list[str]) -> float:
     return sum(text in known for text in texts) / len(texts)
 
 
-def _over(function, scores: list[TextScores]) -> TextScores:
+def _over(function: Callable[[list[float]], float], scores: list[TextScores]) -> TextScores:
     values = {}
     for field in dataclasses.fields(TextScores):
         column = [getattr(score, field.name) for score in scores]

@@ -12,6 +12,9 @@ from bartleby.batching import cut_by_tokens, pad
 from bartleby.corruption import infill
 from bartleby.precision import autocast
 
+SHARE, MEAN_SPAN = 0.3, 3.0  # of a text's tokens; tokens, Poisson: as in pretraining
+SEED = 0
+
 
 @dataclass(frozen=True)
 class InfillingResult:
@@ -23,26 +26,19 @@ class InfillingResult:
 
 
 @torch.inference_mode()
-def measure_infilling(
-    autoencoder: Autoencoder,
-    texts: list[str],
-    *,
-    share: float = 0.3,
-    mean_span: float = 3.0,
-    seed: int = 0,
-) -> InfillingResult:
-    """Infills `share` of each text's tokens and scores the decoder's first choice at each masked token.
+def measure_infilling(autoencoder: Autoencoder, texts: list[str]) -> InfillingResult:
+    """Infills `SHARE` of each text's tokens and scores the decoder's first choice at each masked token.
 
     Teacher forced: the decoder sees the true tokens to the left, since a free-running text of another
     length could not be compared token by token.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(SEED)
     bart, tokenizer = autoencoder.bart, autoencoder.tokenizer
     bos, eos, padding = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
     targets = [np.array(ids) for ids in autoencoder.tokenize(texts)]
     infilled = [
         infill(
-            ids[1:-1], mask_id=tokenizer.mask_token_id, share=share, mean_span=mean_span, rng=rng
+            ids[1:-1], mask_id=tokenizer.mask_token_id, share=SHARE, mean_span=MEAN_SPAN, rng=rng
         )
         for ids in targets
     ]

@@ -126,7 +126,9 @@ def load_embedder(name: str, *, device: str | None = None) -> Embedder:
     return Embedder(name, model, tokenizer)
 
 
-def _load(kind, name: str, device: str | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _load(
+    kind: type[AutoModel | AutoModelForCausalLM], name: str, device: str | None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     device = chosen_device(device)
     path = Path(name).expanduser()
     place, options = name, {}

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import ModelMixin, SchedulerMixin
 
-from bartleby.autoencoder import Autoencoder, DecodeSettings
+from bartleby.autoencoder import Autoencoder
 from bartleby.denoisers.contract import at_real_tokens, device_of, padded_for
 from bartleby.evaluation.text import token_accuracy
 from bartleby.latents import Latents
@@ -22,6 +22,7 @@ from bartleby.schedules import alpha_bar_at
 from bartleby.tokenization import content_ids
 
 TEXTS_PER_BATCH = 32
+SEED = 0  # of the noise, where no other is asked for
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def measure(
     latents: Latents,
     timesteps: list[int],
     *,
-    seed: int = 0,
+    seed: int = SEED,
 ) -> dict[int, DenoisingScores]:
     """Scores at each timestep; `scheduler` says what the denoiser predicts.  latents: clean, normalised."""
     results = {}
@@ -112,13 +113,11 @@ def measure_cross_entropy(
     latents: Latents,
     token_ids: list[list[int]],
     timesteps: list[int],
-    *,
-    seed: int = 0,
 ) -> dict[int, float]:
     """Nats a token of a token-predicting denoiser at each timestep, nothing given, no self-conditioning."""
     entropies = {}
     for timestep in timesteps:
-        xt, _ = noised(scheduler, latents, timestep, seed=seed)
+        xt, _ = noised(scheduler, latents, timestep, seed=SEED)
         total = 0.0
         for rows in torch.arange(len(xt)).split(TEXTS_PER_BATCH):
             inputs = (
@@ -141,8 +140,7 @@ def measure_tokens(
     token_ids: list[list[int]],
     timesteps: list[int],
     *,
-    seed: int = 0,
-    settings: DecodeSettings = DecodeSettings(),
+    seed: int = SEED,
 ) -> dict[int, float]:
     """Free-running token accuracy of decode(x0 estimate) at each timestep.
 
@@ -153,22 +151,19 @@ def measure_tokens(
         xt, _ = noised(scheduler, latents, timestep, seed=seed)
         x0_hat, _ = estimate_x0(denoiser, scheduler, xt, latents.mask, timestep)
         accuracies[timestep] = decoded_accuracy(
-            autoencoder, Latents(x0_hat, latents.mask), token_ids, settings
+            autoencoder, Latents(x0_hat, latents.mask), token_ids
         )
     return accuracies
 
 
 def decoded_accuracy(
-    autoencoder: Autoencoder,
-    latents: Latents,
-    token_ids: list[list[int]],
-    settings: DecodeSettings = DecodeSettings(),
+    autoencoder: Autoencoder, latents: Latents, token_ids: list[list[int]]
 ) -> float:
-    """Mean token accuracy of what the decoder writes for each of `latents`."""
+    """Mean token accuracy of what the decoder, which is greedy, writes for each of `latents`."""
     tokenizer, total = autoencoder.tokenizer, 0.0
     for rows in torch.arange(len(token_ids)).split(TEXTS_PER_BATCH):
         part = Latents(latents.values[rows], latents.mask[rows])
-        written = autoencoder.decode_tokens(part, settings)
+        written = autoencoder.decode_tokens(part)
         for row, sequence in zip(rows.tolist(), written, strict=True):
             reference = content_ids(tokenizer, token_ids[row])
             total += token_accuracy(reference, content_ids(tokenizer, sequence))
