@@ -131,7 +131,11 @@ class TextDiffusionPipeline(DiffusionPipeline):
 
     @classmethod
     def from_run(
-        cls, run: str | Path, *, model: str | Path | None = None, device: str | None = None
+        cls,
+        run: str | Path,
+        *,
+        model: str | Path | None = None,
+        device: str | torch.device | None = None,
     ) -> TextDiffusionPipeline:
         """The pipeline that a finished run of `bartleby train` makes with the BART it was trained on.
 
