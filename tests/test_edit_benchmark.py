@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import zlib
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from conftest import TEXTS
 from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel
 
+from bartleby.defaults import write_defaults
 from bartleby.edit_benchmark import EditBenchmark, run_edit_benchmark, with_gap
 from bartleby.errors import UserError
 from bartleby.evaluation.judges import load_language_model
@@ -106,9 +108,11 @@ def test_an_interpolation_leaves_the_first_text_and_arrives_at_the_last(judges):
 
 
 def test_the_command(cli, generator_run, judges, tmp_path):
-    reference, plot = tmp_path / "reference.txt", tmp_path / "edits.png"
+    run, reference, plot = tmp_path / "run", tmp_path / "reference.txt", tmp_path / "edits.png"
+    shutil.copytree(generator_run, run)
+    write_defaults(run, SamplerSettings(steps=3, candidates=2))  # quick
     reference.write_text("\n".join(TEXTS[:12]) + "\n")
-    options = ["benchmark-edits", "--reference", reference, "--model", generator_run, "-n", 8]
+    options = ["benchmark-edits", "--reference", reference, "--model", run, "-n", 8]
     options += ["--judge", judges[0], "--embedder", judges[1], "--places", 3]
     result = cli(*options, "--strength", 0, "--strength", 1, "--plot", plot)
     assert result.exit_code == 0, result.stderr
