@@ -30,7 +30,8 @@ from bartleby.corpus import load_corpus
 from bartleby.latent_data import LatentData, open_latents
 from bartleby.loading import load_autoencoder
 from bartleby.run_setup import prepare
-from bartleby.training import denoising_loss, make_accelerator, make_batch, train
+from bartleby.training import make_accelerator, train
+from bartleby.training_batch import denoising_loss, make_batch
 
 ALONE = 100  # passages that are encoded one by one
 

@@ -5,7 +5,7 @@ import torch
 from conftest import TEXTS, WINDOW
 
 from bartleby.bart import new_bart
-from bartleby.bart_objective import Corruption, DenoisingBatches, denoising_loss, noised
+from bartleby.bart_objective import Corruption, DenoisingBatches, bart_loss, noised
 from bartleby.corruption import infill, permute_sentences
 from bartleby.tokenization import encode_texts
 
@@ -100,8 +100,8 @@ def test_loss_ignores_padding(tokenizer):
     ]
     alone = [maker.make([sequence], seed=(0,)) for sequence in ids]
     together = maker.make(ids, seed=(0,))
-    weighted = sum(denoising_loss(bart, batch) * batch.tokens for batch in alone) / together.tokens
-    assert torch.allclose(denoising_loss(bart, together), weighted, rtol=1e-4)
+    weighted = sum(bart_loss(bart, batch) * batch.tokens for batch in alone) / together.tokens
+    assert torch.allclose(bart_loss(bart, together), weighted, rtol=1e-4)
 
 
 def test_aligned_cross_attention_reads_its_own_position(tokenizer):

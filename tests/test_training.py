@@ -25,7 +25,8 @@ from bartleby.errors import UserError
 from bartleby.evaluation.latents import average, measure, timestep_grid
 from bartleby.run_log import read_log
 from bartleby.run_setup import Setup, open_run, prepare, validation_sample
-from bartleby.training import make_accelerator, make_batch, train
+from bartleby.training import make_accelerator, train
+from bartleby.training_batch import make_batch
 from bartleby.training_run import run_training
 
 

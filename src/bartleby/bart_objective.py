@@ -146,7 +146,7 @@ def noised(
     return latents + noise * real.std(dim=0) * level[:, None, None]
 
 
-def denoising_loss(bart: BartForConditionalGeneration, batch: DenoisingBatch) -> torch.Tensor:
+def bart_loss(bart: BartForConditionalGeneration, batch: DenoisingBatch) -> torch.Tensor:
     """Mean cross-entropy in nats over the real tokens of the batch.
 
     The vocabulary is scored at real positions only; padded ones would cost as much as real ones.

@@ -18,7 +18,7 @@ import torch
 from transformers import AutoTokenizer, BartForConditionalGeneration, PreTrainedTokenizerBase
 
 from bartleby.bart import ARCHITECTURES, new_bart
-from bartleby.bart_objective import Corruption, DenoisingBatch, DenoisingBatches, denoising_loss
+from bartleby.bart_objective import Corruption, DenoisingBatch, DenoisingBatches, bart_loss
 from bartleby.batching import endless_batches
 from bartleby.checkpoints import digest_of
 from bartleby.errors import UserError
@@ -140,7 +140,7 @@ def pretraining_loss(
     """Nats a token of a batch, the network computing in `dtype`."""
     device, length = batch.labels.device, batch.labels.shape[1]
     with autocast(device, dtype), attention_kernel(length, device):
-        return denoising_loss(bart, batch)
+        return bart_loss(bart, batch)
 
 
 def run_tokenizer(config: PretrainConfig, texts: list[str], run: Path) -> PreTrainedTokenizerBase:

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from diffusers import ModelMixin
 from transformers import BartForConditionalGeneration
 
-from bartleby.bart_objective import Corruption, DenoisingBatches, denoising_loss
+from bartleby.bart_objective import Corruption, DenoisingBatches, bart_loss
 from bartleby.batching import endless_batches
 from bartleby.checkpoints import digest_of
 from bartleby.conditioning import given_positions
@@ -39,7 +39,7 @@ from bartleby.randomness import seeded, stream_seeds
 from bartleby.reading import IGNORED, reading_loss
 from bartleby.run_setup import Setup
 from bartleby.tokenization import token_sequences
-from bartleby.training import batch_candidates
+from bartleby.training_batch import batch_candidates
 from bartleby.training_loop import LoopState, StepLoss, training_loop
 from bartleby.writing_decoder import READOUT, decoder_weights, deepen, untie_readout
 
@@ -153,7 +153,7 @@ def _losses(
             if kinds[index] == "copy":
                 chosen = [sequences[row] for row in rows]
                 batch = corrupted.make(chosen, seed=(config.seed, CORRUPTION, index))
-                tokens, loss = batch.tokens, denoising_loss(bart, batch.to(bart.device))
+                tokens, loss = batch.tokens, bart_loss(bart, batch.to(bart.device))
             else:
                 estimates = estimated_latents(config, setup, denoiser, rows, index)
                 labels = setup.training.token_batch(rows, padding=IGNORED)
