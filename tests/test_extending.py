@@ -54,6 +54,7 @@ def test_a_schedule_of_ones_own_trains_and_stays_with_the_run(mine, cli, tiny_co
     (tmp_path / "mine.py").unlink()
     del sys.modules["mine"]
     assert cli("generate", "-n", 1, "--model", tmp_path / "run", "--steps", 2).exit_code == 0
+    assert cli("doctor", tmp_path / "run").exit_code == 0
 
 
 @pytest.mark.parametrize(

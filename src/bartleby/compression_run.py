@@ -14,7 +14,7 @@ from bartleby.console import print_json, say
 from bartleby.corpus import load_corpus, merge, spread
 from bartleby.denoisers.build import parameters
 from bartleby.errors import UserError
-from bartleby.evaluation.reconstruction import reconstruct, summarise
+from bartleby.evaluation.reconstruction import Summary, reconstruct, summarise
 from bartleby.latents import STATISTICS_FILE
 from bartleby.loading import COMPRESSOR, load_autoencoder
 from bartleby.run_log import follow
@@ -52,10 +52,7 @@ def run_compression(
     if as_json:
         print_json(record)
     else:
-        result = record["validation"]
-        print(
-            f"exact {result['exact']:.1%} · tokens {result['token_accuracy']:.2%} · BLEU {result['bleu']:.1f}"
-        )
+        print(Summary(**record["validation"]))
     say(f"saved {out / 'model'}  →  try: bartleby reconstruct FILE --model {out / 'model'}")
 
 

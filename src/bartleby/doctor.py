@@ -25,7 +25,7 @@ from bartleby.evaluation.latents import (
 from bartleby.latent_data import LatentData
 from bartleby.latents import Latents, LatentStatistics
 from bartleby.messages import say
-from bartleby.run_setup import Setup, baseline, validation_sample
+from bartleby.run_setup import Setup, reference_cosines, validation_sample
 from bartleby.schedules import alpha_bar_at
 
 GRID = 10  # timesteps of the latent scores
@@ -74,9 +74,9 @@ def _against_baselines(
     setup: Setup, scores: DenoisingScores, latents: Latents, grid: list[int]
 ) -> list[Finding]:
     findings = []
+    references = reference_cosines(setup, latents, grid)
     for name, what in (("identity", "returning its input"), ("wiener", "a linear filter")):
-        denoiser, scheduler = baseline(name, setup)
-        reference = average(measure(denoiser, scheduler, latents, grid)).noise_cosine
+        reference = references[name]
         below = scores.noise_cosine < reference
         text = (
             f"noise cosine {scores.noise_cosine:.3f}, {'below' if below else 'above'} the {reference:.3f} "

@@ -30,8 +30,8 @@ from bartleby.latents import STATISTICS_FILE, LatentStatistics
 from bartleby.loading import (
     BUNDLED,
     COMPRESSOR,
-    GENERATOR,
     check_weights,
+    generator_folder,
     load_autoencoder,
     model_folder,
 )
@@ -406,9 +406,8 @@ def load_pipeline(
 
     bart: for a run, another BART than it was trained on, say one with a repaired decoder.
     """
-    model = model_folder(None) / GENERATOR if model in (None, BUNDLED) else model
     device = chosen_device(device)
-    run = Path(model).expanduser()
+    run = generator_folder(BUNDLED if model is None else model)
     if any((run / name).exists() for name in ("training.json", "checkpoints")):
         return TextDiffusionPipeline.from_run(run, model=bart, device=device)
     if bart is not None:

@@ -88,14 +88,16 @@ def pretrain(
     texts: list[str],
     run: Path,
     *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
     device: str = "cpu",
     say: Callable[[str], None] = say,
 ) -> Iterator[LoopState]:
     """Trains a BART on `texts`; states as of `training_loop`, `network` the BART.
 
-    Resumes from `run` if it holds a checkpoint of the same configuration. The tokenizer is that of `run_tokenizer`.
+    Resumes from `run` if it holds a checkpoint of the same configuration. tokenizer: what `run_tokenizer` returns, if
+    that was called before.
     """
-    tokenizer = run_tokenizer(config, texts, run)
+    tokenizer = tokenizer or run_tokenizer(config, texts, run)
     bart = new_bart(
         tokenizer, architecture=config.architecture, window=config.window, seed=config.seed
     ).to(device)

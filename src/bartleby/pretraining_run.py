@@ -14,7 +14,7 @@ from bartleby.console import print_json, say
 from bartleby.corpus import load_corpus, merge, spread
 from bartleby.errors import UserError
 from bartleby.evaluation.infilling import measure_infilling
-from bartleby.evaluation.reconstruction import reconstruct, summarise
+from bartleby.evaluation.reconstruction import Summary, reconstruct, summarise
 from bartleby.latents import STATISTICS_FILE
 from bartleby.precision import chosen_device, network_dtype
 from bartleby.pretraining import PRESETS, PretrainConfig, pretrain, run_tokenizer
@@ -66,9 +66,8 @@ def run_pretraining(
         if state.step % validate_every == 0 and state.step < config.steps:
             _validate(config, state, tokenizer, valid, log, name=str(out))
 
-    last = follow(
-        pretrain(config, train, out, device=device, say=say), out, "pretrain", observe=observe
-    )
+    states = pretrain(config, train, out, tokenizer=tokenizer, device=device, say=say)
+    last = follow(states, out, "pretrain", observe=observe)
     saved = out / "model" / RECORD_FILE
     if last.losses is None and saved.exists():
         say(f"'{out}' has already run its {config.steps:,} steps; to go on, raise --steps")
@@ -81,10 +80,7 @@ def run_pretraining(
     if as_json:
         print_json(record)
     else:
-        result = record["validation"]
-        print(
-            f"exact {result['exact']:.1%} · tokens {result['token_accuracy']:.2%} · BLEU {result['bleu']:.1f}"
-        )
+        print(Summary(**record["validation"]))
         print(record["verdict"])
     say(f"saved {out / 'model'}  →  try: bartleby noise --model {out / 'model'}")
 
@@ -100,9 +96,8 @@ def finish(
     out: Path,
 ) -> dict:
     """Measures the trained BART as it will be stored and writes `out/model`; returns the record saved with it."""
-    bart = (
-        last.network.to(getattr(torch, config.store)).float().eval()
-    )  # as it will be after loading
+    # As it will be after loading.
+    bart = last.network.to(getattr(torch, config.store)).float().eval()
     autoencoder = Autoencoder(
         bart, tokenizer, config.window, name=str(out), dtype=network_dtype(bart.device)
     )

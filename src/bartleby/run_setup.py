@@ -26,6 +26,7 @@ from bartleby.denoisers import (
 from bartleby.denoisers.build import start_from
 from bartleby.denoisers.posteriors import TokenMixture
 from bartleby.errors import UserError
+from bartleby.evaluation.latents import average, measure
 from bartleby.latent_data import EncodedBatches, LatentData, open_latents
 from bartleby.latents import Latents, LatentStatistics
 from bartleby.loading import generator_folder, load_autoencoder
@@ -74,11 +75,12 @@ def open_setup(
     device: str | None = None,
     say: Callable[[str], None] = say,
     like: Setup | None = None,
+    scheduler: DDPMScheduler | None = None,
 ) -> Setup:
-    """The data alone; otherwise as `prepare`."""
+    """The data alone; otherwise as `prepare`.  scheduler: the run's, if it is saved; else made of the configuration."""
     like = _reusable(config, like)
     autoencoder = like.autoencoder if like else _load_autoencoder(config, device)
-    return _opened(config, autoencoder, say, like)
+    return _opened(config, autoencoder, say, like, scheduler)
 
 
 def _reusable(config: TrainConfig, like: Setup | None) -> Setup | None:
@@ -125,6 +127,7 @@ def _opened(
     autoencoder: Autoencoder,
     say: Callable[[str], None],
     like: Setup | None,
+    scheduler: DDPMScheduler | None = None,
 ) -> Setup:
     if like:
         training, validation = like.training, like.validation
@@ -134,7 +137,7 @@ def _opened(
         training = dataclasses.replace(training, statistics=statistics)
         validation = dataclasses.replace(validation, statistics=statistics)
     autoencoder = dataclasses.replace(autoencoder, statistics=training.statistics)
-    scheduler = noise_scheduler(
+    scheduler = scheduler or noise_scheduler(
         config.objective.schedule,
         target=config.objective.target,
         steps=config.objective.timesteps,
@@ -222,6 +225,15 @@ def baseline(name: str, setup: Setup) -> tuple[ModelMixin, DDPMScheduler]:
     return denoiser.to(setup.autoencoder.device), scheduler
 
 
+def reference_cosines(setup: Setup, latents: Latents, timesteps: list[int]) -> dict[str, float]:
+    """The noise cosines of what needs no training, by which a denoiser's is to be judged: identity and wiener."""
+    cosines = {}
+    for name in ("identity", "wiener"):
+        denoiser, scheduler = baseline(name, setup)
+        cosines[name] = average(measure(denoiser, scheduler, latents, timesteps)).noise_cosine
+    return cosines
+
+
 def validation_sample(data: LatentData, count: int) -> tuple[Latents, list[list[int]]]:
     """Latents and token ids of `count` passages at even distances, the same ones every time."""
     count = min(count, len(data))
@@ -241,11 +253,9 @@ def open_run(
     if not (run / "config.json").exists():
         raise UserError(f"'{run}' is no training run: config.json is missing")
     config = config_from_dict(read_json(run / "config.json"))
-    setup = open_setup(config, device=device, say=say, like=like)
-    if (run / "scheduler").exists():
-        setup = dataclasses.replace(
-            setup, scheduler=DDPMScheduler.from_pretrained(run / "scheduler")
-        )
+    saved = run / "scheduler"
+    scheduler = DDPMScheduler.from_pretrained(saved) if saved.exists() else None
+    setup = open_setup(config, device=device, say=say, like=like, scheduler=scheduler)
     if (run / "denoiser").exists():
         return setup, load_denoiser(run / "denoiser").to(setup.autoencoder.device)
     for folder in sorted((run / "checkpoints").glob("step-*"), reverse=True):

@@ -35,10 +35,10 @@ from bartleby.evaluation.latents import (
     timestep_grid,
 )
 from bartleby.latent_data import LENGTHS_FILE
-from bartleby.latents import STATISTICS_FILE, Latents
+from bartleby.latents import STATISTICS_FILE
 from bartleby.precision import network_dtype
 from bartleby.run_log import LOG_EVERY, RunLog, read_log
-from bartleby.run_setup import Setup, baseline, prepare, validation_sample
+from bartleby.run_setup import Setup, prepare, reference_cosines, validation_sample
 from bartleby.training import (
     TrainingState,
     check_same_run,
@@ -201,15 +201,6 @@ class Observer:
             f"x0 cosine {self.scores.x0_cosine:.3f} · x0 magnitude {self.scores.x0_magnitude:.2f}"
             + (f" · {entropy:.3f} nats a token" if entropy is not None else "")
         )
-
-
-def reference_cosines(setup: Setup, latents: Latents, timesteps: list[int]) -> dict[str, float]:
-    """The noise cosines of what needs no training, by which a denoiser's is to be judged: identity and wiener."""
-    cosines = {}
-    for name in ("identity", "wiener"):
-        denoiser, scheduler = baseline(name, setup)
-        cosines[name] = average(measure(denoiser, scheduler, latents, timesteps)).noise_cosine
-    return cosines
 
 
 def save_finished_run(

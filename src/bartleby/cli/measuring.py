@@ -9,6 +9,7 @@ import typer
 
 from bartleby.cli.options import (
     Column,
+    CurvePlot,
     Device,
     Json,
     Model,
@@ -265,9 +266,7 @@ def fit_schedule(
         str, typer.Option(help="File, folder or Hugging Face dataset that will be trained on.")
     ],
     texts: Annotated[int, typer.Option(min=4, help="Held-out texts to measure on.")] = 100,
-    plot: Annotated[
-        Path | None, typer.Option(help="Write the curve as a picture (.png, .svg, .pdf).")
-    ] = None,
+    plot: CurvePlot = None,
     limit: Annotated[
         int, typer.Option(min=0, help="Use only N training texts for the statistics; 0 is all.")
     ] = 20_000,

@@ -94,6 +94,9 @@ TokensPerBatch = Annotated[
     int,
     typer.Option(min=1, help="Of an optimiser step; a GPU is filled by some ten thousand."),
 ]
+CurvePlot = Annotated[
+    Path | None, typer.Option(help="Write the curve as a picture (.png, .svg, .pdf).")
+]
 Beams = Annotated[int, typer.Option(min=1, max=64, help="Beams of the decoder; 1 is greedy.")]
 
 

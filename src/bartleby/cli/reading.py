@@ -10,6 +10,7 @@ import typer
 from bartleby.cli.options import (
     Beams,
     Column,
+    CurvePlot,
     Device,
     Json,
     Model,
@@ -33,9 +34,7 @@ def noise(
     file: Annotated[
         Path | None, typer.Option(help="Run over every text of a file and print the curve.")
     ] = None,
-    plot: Annotated[
-        Path | None, typer.Option(help="Write the curve as a picture (.png, .svg, .pdf).")
-    ] = None,
+    plot: CurvePlot = None,
     relative: Annotated[
         bool, typer.Option("--relative", help="Levels in standard deviations of the latents.")
     ] = False,

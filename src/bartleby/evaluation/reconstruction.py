@@ -22,6 +22,9 @@ class Summary:
     token_accuracy: float
     bleu: float
 
+    def __str__(self) -> str:
+        return f"exact {self.exact:.1%} · tokens {self.token_accuracy:.2%} · BLEU {self.bleu:.1f}"
+
 
 def reconstruct(
     autoencoder: Autoencoder,
