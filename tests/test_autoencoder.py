@@ -6,6 +6,7 @@ from conftest import TEXTS, WINDOW
 
 from bartleby.autoencoder import DecodeSettings, fit_latent_statistics, fit_to_window
 from bartleby.errors import UserError
+from bartleby.given import FREE
 from bartleby.latents import Latents, effective_rank
 from bartleby.tokenization import encode_texts
 
@@ -28,6 +29,20 @@ def test_a_text_has_the_same_latents_alone_and_in_a_batch(autoencoder):
         alone = autoencoder.encode([text])
         length = alone.mask.sum()
         assert torch.allclose(together.values[row, :, :length], alone.values[0], atol=1e-5)
+
+
+def test_unknown_places_are_not_read_and_have_no_latent(autoencoder):
+    ids = autoencoder.tokenize(["The dog likes tea."])[0]
+    cut = autoencoder.encode_tokens([[*ids[:3], FREE, FREE]])
+    assert cut.mask.tolist() == [[True] * 3 + [False] * 2]
+    assert cut.values[:, :, 3:].abs().max() == 0
+    alone = autoencoder.encode_tokens([ids[:3]])
+    torch.testing.assert_close(cut.values[:, :, :3], alone.values, atol=1e-4, rtol=0)
+    gap = autoencoder.encode_tokens([[*ids[:2], FREE, *ids[3:]]])
+    whole = autoencoder.encode_tokens([ids])
+    assert gap.mask.sum() == len(ids) - 1 and not torch.equal(
+        gap.values[0, :, 0], whole.values[0, :, 0]
+    )
 
 
 def test_a_text_is_decoded_the_same_alone_and_in_a_batch(autoencoder):

@@ -137,7 +137,7 @@ def test_from_training_to_saved_pipeline(folder, tiny_config, tmp_path, cli):
     assert len(rebuilt) == 3 and len(pipeline.edit(TEXTS[:3], 0.5, settings=settings).texts) == 3
     with pytest.raises(UserError, match="compressed latents do not have one"):
         pipeline(1, length=7, settings=settings)
-    with pytest.raises(UserError, match="cannot be given part of a text"):
+    with pytest.raises(UserError, match="part of a text cannot be given in compressed"):
         pipeline.infill("The <mask> likes tea.", settings=settings)
     repaired = cli("repair", tmp_path / "run", "--out", tmp_path / "repaired")
     assert repaired.exit_code == 1 and "works on compressed latents" in repaired.stderr

@@ -93,7 +93,8 @@ def test_it_trains_is_doctored_restores_and_writes(own, cli, tiny_config):
     for command in (
         ("doctor", "run"),
         ("noise", "Tom saw the sea?", "--model", model, "--denoiser", "run"),
-        ("generate", "-n", 2, "--model", "run", "--steps", 3),
+        ("generate", "-n", 2, "--model", "run", "--steps", 3, "--prompt", "Tom saw"),
+        ("infill", "Tom <mask> the sea.", "--model", "run", "--steps", 3),
         ("repair", "run", "--out", "repaired", "--steps", 2),
     ):
         result = cli(*command)

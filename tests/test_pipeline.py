@@ -10,6 +10,7 @@ import sys
 import weakref
 
 import pytest
+import torch
 from diffusers import EulerDiscreteScheduler
 
 from bartleby.autoencoder import DecodeSettings
@@ -239,7 +240,7 @@ def test_parts_that_do_not_fit_are_refused(pipeline):
         TextDiffusionPipeline(**parts)
 
 
-def test_any_denoiser_generates_and_edits_but_only_some_take_a_prompt(pipeline):
+def test_any_denoiser_generates_edits_continues_and_fills_in(pipeline):
     import bartleby
 
     parts = dict(pipeline.components)
@@ -251,8 +252,25 @@ def test_any_denoiser_generates_and_edits_but_only_some_take_a_prompt(pipeline):
         6, settings=QUICK
     ).texts  # a UNet sees its padding, so equal lengths go together
     assert [unet(1, settings=QUICK, first=index).texts[0] for index in range(6)] == together
-    with pytest.raises(UserError, match="SimpleUNet1D cannot be given part of a text"):
-        unet(1, prompt="The dog", settings=QUICK)
+    continued = unet(3, prompt="The dog", settings=QUICK).texts
+    assert all(text.startswith("The dog") for text in continued)
+    filled = unet.infill("Tom <mask> the sea.", 2, settings=QUICK).texts
+    assert all(text.startswith("Tom") and text.endswith(" the sea.") for text in filled)
+
+
+def test_a_denoiser_that_takes_no_tokens_is_given_their_latents(pipeline):
+    import bartleby
+
+    parts = dict(pipeline.components)
+    parts["denoiser"] = bartleby.DenoisingTransformer(channels=64, width=32, layers=1, heads=2)
+    plain = TextDiffusionPipeline(**parts, window=32, length_counts=pipeline.config.length_counts)
+    seen = []
+    plain(2, prompt=TEXTS[0], settings=QUICK, callback=lambda step, numbers: seen.append(step))
+    ids = plain.autoencoder.tokenize([TEXTS[0]])[0][:-1]
+    expected = plain.autoencoder.encode_tokens([ids]).values[0]
+    for row in range(2):
+        given = seen[-1].x0[row, :, : len(ids)]
+        torch.testing.assert_close(given, expected, atol=1e-4, rtol=0)
 
 
 def test_bad_input_is_refused_in_a_line(pipeline, tmp_path):

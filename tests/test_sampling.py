@@ -147,12 +147,42 @@ def test_impossible_settings(options, message):
         SamplerSettings(**options)
 
 
-def test_a_denoiser_that_takes_no_condition_says_so():
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_given_latents_are_kept_and_seen_under_the_noise_of_their_timestep(name, target):
+    scheduler = noise_scheduler("tan", target=target)
+    start = starting_noise(MASK, CHANNELS, seeds=SEEDS)
+    given = torch.linspace(-3, 3, start.numel()).view_as(start) * MASK[:, None]
+    known = torch.where(torch.arange(12) < 2, 7, -1).expand(3, -1)
+    oracle = Oracle(scheduler, target, torch.tensor(0.5), 0.8)
+    options = {"known": known, "known_latents": given}
+    steps = run(oracle, scheduler, SamplerSettings(name, 20), start, **options)
+    assert torch.equal(steps[-1].x0[:, :, :2], given[:, :, :2])
+    assert (steps[-1].latents - given)[:, :, :2].abs().max() < 0.05
+    for step in steps[:-1] if name == "ddim" else ():
+        a = scheduler.alphas_cumprod[steps[step.index + 1].timestep]
+        expected = a.sqrt() * given + (1 - a).sqrt() * start
+        torch.testing.assert_close(step.latents[:, :, :2], expected[:, :, :2], atol=1e-3, rtol=0)
+    free = run(
+        Oracle(scheduler, target, torch.tensor(0.5), 0.8),
+        scheduler,
+        SamplerSettings(name, 20),
+        start,
+    )
+    torch.testing.assert_close(steps[-1].x0[:, :, 2:], free[-1].x0[:, :, 2:], atol=1e-3, rtol=0)
+    assert all(step.x0 is seen for step, seen in zip(steps, oracle.previous[1:], strict=False))
+
+
+def test_what_a_denoiser_lacks_or_would_ignore_is_said():
     scheduler = noise_scheduler("tan")
     oracle = Oracle(scheduler, "x0", torch.tensor(0.5))
     start = starting_noise(MASK, CHANNELS, seeds=SEEDS)
-    with pytest.raises(UserError, match="cannot be given part of a text"):
-        run(oracle, scheduler, SamplerSettings(), start, known=torch.full(MASK.shape, -1))
+    given = {"known": torch.full(MASK.shape, -1)}
+    with pytest.raises(UserError, match="Oracle takes no tokens; give it known_latents"):
+        run(oracle, scheduler, SamplerSettings(), start, **given)
+    given["known_latents"] = start
+    with pytest.raises(UserError, match="guidance is 2.0, but Oracle has not learned"):
+        run(oracle, scheduler, SamplerSettings(guidance=2.0), start, **given)
     with pytest.raises(UserError, match="temperature is 0.5, but Oracle predicts no tokens"):
         run(oracle, scheduler, SamplerSettings(temperature=0.5), start)
     with pytest.raises(UserError, match="steps is 1500; this model has 1000 timesteps"):

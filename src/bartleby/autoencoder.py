@@ -23,7 +23,7 @@ from bartleby.batching import cut_by_tokens, pad, tokens_at_once
 from bartleby.compressor import Compressor
 from bartleby.drawing import draws
 from bartleby.errors import UserError
-from bartleby.given import GivenText, KeepGiven
+from bartleby.given import FREE, GivenText, KeepGiven
 from bartleby.latents import LatentMoments, Latents, LatentStatistics, all_real
 from bartleby.messages import say
 from bartleby.precision import autocast
@@ -139,9 +139,14 @@ class Autoencoder:
 
     @torch.inference_mode()
     def encode_tokens(self, sequences: list[list[int]]) -> Latents:
-        """Latents of token ids, as one batch: normalised where `statistics` is set, else raw."""
+        """Latents of token ids, as one batch: normalised where `statistics` is set, else raw.
+
+        Where an id is FREE the text is unknown: the encoder reads the rest at its places, and no latent is there.
+        """
         ids, mask = pad(sequences, self.tokenizer.pad_token_id)
-        ids, mask = ids.to(self.device), mask.to(self.device)
+        unknown = ids == FREE
+        ids = ids.masked_fill(unknown, self.tokenizer.pad_token_id).to(self.device)
+        mask = mask.masked_fill(unknown, 0).to(self.device)
         with autocast(self.device, self.dtype):
             hidden = self.bart.get_encoder()(
                 input_ids=ids, attention_mask=mask

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from diffusers import DDPMScheduler, ModelMixin
 
 from bartleby.autoencoder import Autoencoder, DecodeSettings
@@ -21,6 +22,7 @@ from bartleby.sampling import (
     SamplingStep,
     sample_latents,
     starting_noise,
+    takes_tokens,
     timesteps_of,
 )
 from bartleby.schedules import alpha_bar_at
@@ -126,11 +128,16 @@ class Writer:
         longest = round_up(max(draft.length for draft in drafts), multiple)
         mask = torch.arange(longest) < torch.tensor([draft.length for draft in drafts])[:, None]
         mask = mask.to(device)
-        known = None
+        known = known_latents = None
         if drafts[0].given:
             known = torch.full(mask.shape, FREE, device=device)
             for row, draft in enumerate(drafts):
                 known[row, : draft.length] = torch.tensor(draft.given.known)
+            if not takes_tokens(self.denoiser):
+                given = self.autoencoder.encode_tokens(
+                    [draft.given.known for draft in drafts]
+                ).values
+                known_latents = F.pad(given, (0, longest - given.shape[2]))
         noise = starting_noise(mask, self.denoiser.config.channels, seeds=seeds)
         if drafts[0].start is not None:
             x0 = torch.zeros_like(noise)
@@ -149,6 +156,7 @@ class Writer:
             self.settings,
             seeds=seeds,
             known=known,
+            known_latents=known_latents,
             strength=strength,
         ):
             if callback:

@@ -55,6 +55,15 @@ def predicted_noise(
     return (xt - alpha_bar.sqrt() * prediction) / (1 - alpha_bar).sqrt()
 
 
+def implied_prediction(
+    scheduler: SchedulerMixin, x0: torch.Tensor, xt: torch.Tensor, timesteps: torch.Tensor
+) -> torch.Tensor:
+    """The inverse of `predicted_x0`: what the scheduler's network would have returned for this estimate."""
+    alpha_bar = alpha_bar_at(scheduler, timesteps)
+    noise = (xt - alpha_bar.sqrt() * x0) / (1 - alpha_bar).sqrt()
+    return training_target(scheduler, x0, noise, timesteps)
+
+
 def loss_weight(
     scheduler: SchedulerMixin, timesteps: torch.Tensor, *, measured_in: str
 ) -> torch.Tensor:

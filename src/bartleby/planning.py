@@ -96,6 +96,10 @@ class Planner:
         return self._given(known, elastic=gap is None)
 
     def _given(self, known: list[int], *, elastic: bool = False) -> GivenText:
+        if self.autoencoder.compressor is not None:
+            raise UserError(
+                "part of a text cannot be given in compressed latents, none of which belongs to a token"
+            )
         positions = self.autoencoder.bart.config.max_position_embeddings
         room = max(0, min(SLACK, positions - len(known) - 1))
         return GivenText(known, self.autoencoder.tokenizer.eos_token_id, elastic, room)

@@ -15,7 +15,7 @@ from diffusers import DDPMScheduler, ModelMixin
 from bartleby.autoencoder import DecodeSettings
 from bartleby.denoisers import TokenTransformer
 from bartleby.errors import UserError
-from bartleby.objective import predicted_x0, sample_noise
+from bartleby.objective import implied_prediction, predicted_x0, sample_noise
 from bartleby.own_code import is_own, own_code
 from bartleby.randomness import Seeds, extended
 from bartleby.schedules import SAMPLERS, sampler
@@ -93,6 +93,8 @@ class Estimator:
     """The denoiser's estimate of x0 for texts of one batch, under their conditions; what a sampler calls.
 
     estimate(xt [B, C, L], timestep) -> x0 [B, C, L]. Each estimate conditions the next, where the denoiser takes one.
+    For a denoiser that takes no tokens, x0 of what is given is given as well: with it a sampler makes x_t of exactly
+    these latents under noise, which is what the denoiser sees beside what it writes (Song et al. 2021, section 5).
     """
 
     def __init__(
@@ -102,9 +104,11 @@ class Estimator:
         mask: torch.Tensor,
         settings: SamplerSettings,
         known: torch.Tensor | None,
+        known_latents: torch.Tensor | None,
     ):
         self._denoiser, self._scheduler, self._settings = denoiser, noise_scheduler, settings
         self._mask, self._known = mask, known
+        self._known_latents = known_latents
         self._previous: torch.Tensor | None = None
 
     def __call__(self, xt: torch.Tensor, timestep: int) -> torch.Tensor:
@@ -116,8 +120,14 @@ class Estimator:
         prediction = _predict(
             self._denoiser, xt, batch, self._mask, self._previous, self._known, self._settings
         )
-        self._previous = predicted_x0(self._scheduler, prediction, xt, batch)
-        return prediction, self._previous
+        x0 = predicted_x0(self._scheduler, prediction, xt, batch)
+        if self._known_latents is not None:
+            given = (self._known >= 0)[:, None]
+            implied = implied_prediction(self._scheduler, self._known_latents, xt, batch)
+            prediction = torch.where(given, implied, prediction)
+            x0 = torch.where(given, self._known_latents, x0)
+        self._previous = x0
+        return prediction, x0
 
 
 @torch.inference_mode()
@@ -130,16 +140,18 @@ def sample_latents(
     *,
     seeds: Seeds,
     known: torch.Tensor | None = None,
+    known_latents: torch.Tensor | None = None,
     strength: float = 1.0,
 ) -> Iterator[SamplingStep]:
     """Denoises `start`, step by step; the last step's x0 is the result.
 
     start: [B, C, L], noise, or with strength < 1 latents at the first of `timesteps_of`.  seeds: one a
-    text.  known: [B, L], ids of tokens that are given, -1 elsewhere, for a denoiser that takes them.
+    text.  known: [B, L], ids of tokens that are given, -1 elsewhere.  known_latents: [B, C, L], theirs, which all
+    denoisers need that do not take the tokens themselves (`takes_tokens`).
     """
-    _check_options(denoiser, settings, known)
+    _check_options(denoiser, settings, known, known_latents)
     timesteps = timesteps_of(noise_scheduler, settings, strength)
-    estimate = Estimator(denoiser, noise_scheduler, mask, settings, known)
+    estimate = Estimator(denoiser, noise_scheduler, mask, settings, known, known_latents)
 
     def noise(timestep: int) -> torch.Tensor:
         return sample_noise(mask, start.shape[1], seeds=extended(seeds, STEP, timestep))
@@ -202,20 +214,34 @@ def _own_steps(
         )
 
 
+def takes_tokens(denoiser: ModelMixin) -> bool:
+    """Whether given tokens are shown to the denoiser; any other is given their latents as its estimate of them."""
+    return isinstance(denoiser, TokenTransformer)
+
+
 def _check_options(
-    denoiser: ModelMixin, settings: SamplerSettings, known: torch.Tensor | None
+    denoiser: ModelMixin,
+    settings: SamplerSettings,
+    known: torch.Tensor | None,
+    known_latents: torch.Tensor | None,
 ) -> None:
-    """UserError for options that this denoiser would ignore."""
+    """UserError for options that this denoiser would ignore, and for what it lacks."""
+    if takes_tokens(denoiser):
+        return
     kind = type(denoiser).__name__
-    predicts_tokens = isinstance(denoiser, TokenTransformer)
-    if known is not None and not predicts_tokens:
-        raise UserError(
-            f"{kind} cannot be given part of a text; train a token-transformer with "
-            "objective.conditioned above 0"
-        )
-    if settings.temperature != 1 and not predicts_tokens:
+    if settings.temperature != 1:
         raise UserError(
             f"temperature is {settings.temperature}, but {kind} predicts no tokens; leave it at 1"
+        )
+    if known is None:
+        return
+    if known_latents is None:
+        raise UserError(
+            f"{kind} takes no tokens; give it known_latents, the latents of what is given"
+        )
+    if settings.guidance != 1:
+        raise UserError(
+            f"guidance is {settings.guidance}, but {kind} has not learned with part of a text given; leave it at 1"
         )
 
 
@@ -252,7 +278,7 @@ def _predict(
     conditions = {}
     if getattr(denoiser.config, "self_conditioning", False):
         conditions["previous"] = previous
-    if not isinstance(denoiser, TokenTransformer):
+    if not takes_tokens(denoiser):
         return denoiser(xt, timesteps, mask, **conditions).sample.float()
     output = denoiser(xt, timesteps, mask, known=known, **conditions)
     logits = output.logits
