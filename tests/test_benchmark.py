@@ -20,7 +20,7 @@ from bartleby.autoregressive import (
 from bartleby.benchmark import control_texts, name_of, run_benchmark
 from bartleby.errors import UserError
 from bartleby.evaluation.generation import Evaluator
-from bartleby.sampling import SamplerSettings
+from bartleby.sampling import SamplingSettings
 from bartleby.schedule_fit import ReadAt, fit_schedule
 
 TINY = AutoregressiveConfig(
@@ -46,8 +46,8 @@ def test_controls_are_as_many_as_the_human_texts_and_what_they_say(pipeline):
 
 def test_a_benchmark_has_every_row_and_reads_texts_it_wrote_before(pipeline, tmp_path):
     evaluator = Evaluator(TEXTS[100:140], training=TEXTS)
-    drawn = SamplerSettings("ddim", 2, decoder_temperature=1.0, decoder_min_p=0.5)
-    settings = [SamplerSettings(steps=3), drawn]
+    drawn = SamplingSettings("ddim", 2, decoder_temperature=1.0, decoder_min_p=0.5)
+    settings = [SamplingSettings(steps=3), drawn]
     options = {"settings": settings, "seeds": [0, 1], "autoregressive": TINY}
     scores = run_benchmark(pipeline, evaluator, TEXTS[:20], tmp_path, **options)
     assert list(scores) == [
@@ -70,8 +70,8 @@ def test_a_benchmark_has_every_row_and_reads_texts_it_wrote_before(pipeline, tmp
 
 
 def test_names_of_rows():
-    assert name_of(SamplerSettings()) == "ddpm 50"
-    assert name_of(SamplerSettings("ddim", 20, handover=0.3)) == "ddim 20 h0.3"
+    assert name_of(SamplingSettings()) == "ddpm 50"
+    assert name_of(SamplingSettings("ddim", 20, handover=0.3)) == "ddim 20 h0.3"
 
 
 @pytest.mark.parametrize("parameters", [3e5, 1e7, 1.8e7, 1.2e8])

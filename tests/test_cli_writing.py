@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from conftest import rows
 
-from bartleby import SamplerSettings
+from bartleby import SamplingSettings
 
 TEXT = "The dog likes tea."
 
@@ -41,7 +41,7 @@ def test_many_texts_are_generated_in_chunks_that_follow_on(cli, monkeypatch):
         texts = ["" if index == 3 else f"Text {index}." for index in range(first, first + number)]
         return SimpleNamespace(texts=texts, lengths=[5] * number)
 
-    write.default_settings, write.compressor = SamplerSettings(), None
+    write.default_settings, write.compressor = SamplingSettings(), None
     monkeypatch.setattr("bartleby.pipeline.load_pipeline", lambda *_, **__: write)
     monkeypatch.setattr("bartleby.cli.writing.CHUNK", 2)
     result = cli("generate", "-n", 5)

@@ -15,7 +15,7 @@ from bartleby.config import config_from_dict
 from bartleby.errors import UserError
 from bartleby.loading import load_autoencoder
 from bartleby.pipeline import TextDiffusionPipeline
-from bartleby.sampling import SamplerSettings
+from bartleby.sampling import SamplingSettings
 from bartleby.training_run import run_training
 
 CONFIG = CompressionConfig(
@@ -126,7 +126,7 @@ def test_from_training_to_saved_pipeline(folder, tiny_config, tmp_path, cli):
     tiny_config["denoiser"]["self_conditioning"] = True
     run_training(config_from_dict(tiny_config), tmp_path / "run", say=quiet)
     pipeline = TextDiffusionPipeline.from_run(tmp_path / "run")
-    settings = SamplerSettings(steps=3)
+    settings = SamplingSettings(steps=3)
     written = pipeline(4, settings=settings)
     assert written.lengths == [6] * 4
     assert written.texts[2:] == pipeline(2, settings=settings, first=2).texts

@@ -11,7 +11,7 @@ from bartleby.drawing import draws
 from bartleby.errors import UserError
 from bartleby.latents import Latents
 from bartleby.pipeline import TextDiffusionPipeline
-from bartleby.sampling import SamplerSettings
+from bartleby.sampling import SamplingSettings
 
 DRAWN = DecodeSettings(temperature=1.0)
 
@@ -55,11 +55,11 @@ def test_a_text_draws_the_same_alone_and_in_company(autoencoder):
 
 def test_a_pipeline_draws_by_seed_and_reconstructs_without(generator_run):
     pipeline = TextDiffusionPipeline.from_run(generator_run)
-    settings = SamplerSettings(steps=3, handover=0.5, decoder_temperature=1.0)
+    settings = SamplingSettings(steps=3, handover=0.5, decoder_temperature=1.0)
     texts = pipeline(5, settings=settings).texts
     assert texts == pipeline(5, settings=settings).texts
     assert texts[3:] == pipeline(2, settings=settings, first=3).texts
-    assert texts != pipeline(5, settings=SamplerSettings(steps=3, handover=0.5)).texts
+    assert texts != pipeline(5, settings=SamplingSettings(steps=3, handover=0.5)).texts
     rebuilt = pipeline.edit(TEXTS[:8], 0.0, settings=settings).texts
     assert rebuilt == pipeline.edit(TEXTS[:8], 0.0).texts
 
@@ -70,9 +70,9 @@ def test_what_cannot_be_drawn_is_refused():
     with pytest.raises(UserError, match="decoder's temperature is -1"):
         DecodeSettings(temperature=-1)
     with pytest.raises(UserError, match="decoder's temperature is 11"):
-        SamplerSettings(decoder_temperature=11)
+        SamplingSettings(decoder_temperature=11)
     assert "drawn at temperature 0.5" in str(DecodeSettings(temperature=0.5))
     with pytest.raises(UserError, match="decoder's min_p is 2"):
-        SamplerSettings(decoder_min_p=2)
-    assert "greedy" in str(SamplerSettings().decoding())
-    assert "3 beams" in str(SamplerSettings(decoder_temperature=1.0).decoding(num_beams=3))
+        SamplingSettings(decoder_min_p=2)
+    assert "greedy" in str(SamplingSettings().decoding())
+    assert "3 beams" in str(SamplingSettings(decoder_temperature=1.0).decoding(num_beams=3))

@@ -18,7 +18,7 @@ from bartleby.errors import UserError
 from bartleby.evaluation.judges import load_language_model
 from bartleby.evaluation.ngrams import words_of
 from bartleby.pipeline import load_pipeline
-from bartleby.sampling import SamplerSettings
+from bartleby.sampling import SamplingSettings
 
 STRENGTHS, PLACES = [0.0, 0.5, 1.0], 3
 
@@ -76,7 +76,7 @@ def test_a_gap_leaves_the_ends_and_takes_one_to_three_words():
 
 def benchmark_of(pipeline, judges):
     judge = load_language_model(str(judges[0]))
-    return EditBenchmark(pipeline, judge, BagOfWords(), SamplerSettings(steps=4))
+    return EditBenchmark(pipeline, judge, BagOfWords(), SamplingSettings(steps=4))
 
 
 def test_rows_are_there_and_an_edit_of_strength_0_is_a_reconstruction(pipeline, judges):
@@ -110,7 +110,7 @@ def test_an_interpolation_leaves_the_first_text_and_arrives_at_the_last(judges):
 def test_the_command(cli, generator_run, judges, tmp_path):
     run, reference, plot = tmp_path / "run", tmp_path / "reference.txt", tmp_path / "edits.png"
     shutil.copytree(generator_run, run)
-    write_defaults(run, SamplerSettings(steps=3, candidates=2))  # quick
+    write_defaults(run, SamplingSettings(steps=3, candidates=2))  # quick
     reference.write_text("\n".join(TEXTS[:12]) + "\n")
     options = ["benchmark-edits", "--reference", reference, "--model", run, "-n", 8]
     options += ["--judge", judges[0], "--embedder", judges[1], "--places", 3]

@@ -8,11 +8,11 @@ import random
 import numpy as np
 import pytest
 from conftest import TEXTS
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel
 
 from bartleby.errors import UserError
 from bartleby.evaluation.generation import Evaluator, comparable_sets, mauve, mauve_installed
-from bartleby.evaluation.judges import LanguageModelJudge, load_language_model
+from bartleby.evaluation.judges import Embedder, LanguageModelJudge, load_language_model
 from bartleby.evaluation.ngrams import (
     NgramIndex,
     diversity,
@@ -191,12 +191,25 @@ def test_evaluate_on_the_command_line(cli, judge, tmp_path):
     assert wrong.exit_code == 1 and "no file at" in wrong.stderr
 
 
-def test_long_texts_are_cut_to_the_judges_window_and_that_is_said(judge, capsys):
+def test_long_texts_are_cut_to_the_judges_window_and_that_is_said(judge, caplog):
     reading = judge.read(["word " * 500, "The dog."])
     assert reading.tokens[0] == 63 and np.isfinite(reading.nats).all()
-    assert "reads the first 63 tokens of 1 long texts" in capsys.readouterr().err
+    assert "reads the first 63 tokens of 1 long texts" in caplog.text
 
 
 def test_a_judge_that_is_none_is_named(tmp_path):
     with pytest.raises(UserError, match="cannot be loaded"):
         load_language_model(str(tmp_path))
+
+
+def test_an_embedder_says_what_it_does_not_read(tokenizer, caplog):
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2
+    )
+    embedder = Embedder("a tiny BERT", BertModel(config).eval(), tokenizer)
+    vectors = embedder.embed(["The dog is asleep.", "the sea " * 300])
+    assert vectors.shape == (2, 16) and np.linalg.norm(vectors, axis=1) == pytest.approx(1)
+    assert "a tiny BERT reads the first 256 tokens of 1 long texts" in caplog.text
+    caplog.clear()
+    alone = embedder.embed(["The dog is asleep."])
+    assert alone[0] == pytest.approx(vectors[0], abs=1e-5) and not caplog.text

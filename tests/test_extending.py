@@ -14,7 +14,7 @@ from conftest import quiet
 
 import bartleby
 from bartleby.errors import UserError
-from bartleby.sampling import SamplerSettings
+from bartleby.sampling import SamplingSettings
 from bartleby.schedules import noise_scheduler
 
 ROOT = Path(__file__).parents[1]
@@ -86,7 +86,7 @@ def test_a_sampler_of_ones_own_ends_where_others_do(mine, cli):
 
     oracle.config = SimpleNamespace(channels=4)
     start = starting_noise(mask, 4, seeds=[(0, 0)])
-    settings = SamplerSettings("mine:heun", 10)
+    settings = SamplingSettings("mine:heun", 10)
     steps = list(sample_latents(oracle, scheduler, start, mask, settings, seeds=[(0, 0)]))
     assert len(steps) == 10 and torch.allclose(steps[-1].x0, x0)
     assert (steps[-2].latents - x0).abs().max() < 1.5  # nearly there

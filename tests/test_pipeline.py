@@ -16,10 +16,10 @@ from diffusers import EulerDiscreteScheduler
 from bartleby.autoencoder import DecodeSettings
 from bartleby.errors import UserError
 from bartleby.pipeline import TextDiffusionPipeline, load_pipeline
-from bartleby.sampling import SamplerSettings
+from bartleby.sampling import SamplingSettings
 from bartleby.schedules import noise_scheduler
 
-QUICK = SamplerSettings(steps=6)
+QUICK = SamplingSettings(steps=6)
 TEXTS = ["The dog likes tea.", "Nobody saw the red house."]
 
 
@@ -46,7 +46,7 @@ def test_text_i_depends_on_seed_and_i_alone(pipeline):
 
 
 def test_a_models_own_settings_are_the_default_and_saved_with_it(pipeline, tmp_path):
-    assert pipeline.default_settings == SamplerSettings()
+    assert pipeline.default_settings == SamplingSettings()
     own = {"sampler": "ddim", "steps": 3, "handover": 0.2}
     chosen = TextDiffusionPipeline(
         **pipeline.components,
@@ -57,8 +57,8 @@ def test_a_models_own_settings_are_the_default_and_saved_with_it(pipeline, tmp_p
     )
     chosen.save_pretrained(tmp_path)
     loaded = load_pipeline(tmp_path)
-    assert loaded.default_settings == SamplerSettings("ddim", 3, handover=0.2)
-    assert loaded(2).texts == pipeline(2, settings=SamplerSettings(**own)).texts
+    assert loaded.default_settings == SamplingSettings("ddim", 3, handover=0.2)
+    assert loaded(2).texts == pipeline(2, settings=SamplingSettings(**own)).texts
     loaded.register_to_config(sampling={"stepps": 3})
     with pytest.raises(UserError, match="sampling settings are damaged.*stepps"):
         loaded(1)
@@ -68,7 +68,7 @@ def test_a_prompt_is_kept_word_for_word(pipeline):
     for prompt in ("The old clerk", "Zyx 42!", "Tom wants"):
         for text in pipeline(4, prompt=prompt, settings=QUICK).texts:
             assert text.startswith(prompt)
-    guided = SamplerSettings(steps=4, guidance=3.0)
+    guided = SamplingSettings(steps=4, guidance=3.0)
     assert pipeline(1, prompt="Tom", settings=guided).texts[0].startswith("Tom")
     banned = DecodeSettings(no_repeat_ngram_size=1)
     (text,) = pipeline(1, prompt="No no no no", settings=QUICK, decoding=banned).texts
@@ -168,12 +168,12 @@ def test_a_part_of_the_texts_is_written_elsewhere_the_same(pipeline):
 
 def test_saved_and_loaded_in_a_fresh_process_it_writes_the_same_bit_for_bit(generator_run, saved):
     code = (
-        "import sys, json, torch; from bartleby import SamplerSettings, load_pipeline\n"
+        "import sys, json, torch; from bartleby import SamplingSettings, load_pipeline\n"
         "torch.set_num_threads(1)\n"
         "x0 = []\n"
         "watch = lambda step, numbers: x0.extend(step.x0.double().sum(dim=(1, 2)).tolist())\n"
         "pipeline = load_pipeline(sys.argv[1])\n"
-        "texts = pipeline(4, settings=SamplerSettings(steps=6), seed=5, callback=watch).texts\n"
+        "texts = pipeline(4, settings=SamplingSettings(steps=6), seed=5, callback=watch).texts\n"
         "print(json.dumps([texts, x0]))"
     )
     outputs = [
@@ -194,7 +194,7 @@ def test_the_saved_folder_has_diffusers_layout(saved):
 def test_another_sampler_and_part_can_be_given(saved, pipeline):
     loaded = TextDiffusionPipeline.from_pretrained(saved, denoiser=pipeline.denoiser)
     assert loaded.denoiser is pipeline.denoiser
-    assert loaded(1, settings=SamplerSettings("dpm++", 4)).texts
+    assert loaded(1, settings=SamplingSettings("dpm++", 4)).texts
 
 
 @pytest.mark.parametrize("part", ["bart", "tokenizer", "denoiser", "scheduler"])
@@ -305,7 +305,7 @@ def test_memory_does_not_grow_with_the_number_of_texts(pipeline):
         sizes.append(step.x0.numel())
         alive.append(sum(own() is not None for own in seen))
 
-    pipeline(300, settings=SamplerSettings(steps=1), callback=count)
+    pipeline(300, settings=SamplingSettings(steps=1), callback=count)
     assert len(sizes) > 2 and max(sizes) <= 1024 * 64 and max(alive) <= 2
 
 

@@ -14,10 +14,10 @@ from bartleby.errors import UserError
 from bartleby.pipeline import load_pipeline
 from bartleby.ranking import prior_nats
 from bartleby.reading import IGNORED, reading_loss, token_nats
-from bartleby.sampling import SamplerSettings
+from bartleby.sampling import SamplingSettings
 from bartleby.tokenization import decode_ids, encode_texts
 
-ONE = SamplerSettings(steps=4, handover=0.5, decoder_temperature=1.0)
+ONE = SamplingSettings(steps=4, handover=0.5, decoder_temperature=1.0)
 FOUR = dataclasses.replace(ONE, candidates=4)
 
 
@@ -122,4 +122,4 @@ def test_a_reconstruction_has_no_candidates_to_choose_from(pipeline):
 
 def test_candidates_must_be_a_positive_number():
     with pytest.raises(UserError, match="candidates is 0; it must be a whole number, at least 1"):
-        SamplerSettings(candidates=0)
+        SamplingSettings(candidates=0)

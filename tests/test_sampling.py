@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bartleby.errors import UserError
-from bartleby.sampling import SamplerSettings, sample_latents, starting_noise, timesteps_of
+from bartleby.sampling import SamplingSettings, sample_latents, starting_noise, timesteps_of
 from bartleby.schedules import SAMPLERS, TARGETS, alpha_bar_at, noise_scheduler
 
 CHANNELS = 6
@@ -47,7 +47,7 @@ def test_a_perfect_predictor_is_followed_to_x0(name, target):
     scheduler = noise_scheduler("tan", target=target)
     x0 = torch.linspace(-4, 4, 3 * CHANNELS * 12).view(3, CHANNELS, 12)
     start = starting_noise(MASK, CHANNELS, seeds=SEEDS)
-    steps = run(Oracle(scheduler, target, x0), scheduler, SamplerSettings(name, 20), start)
+    steps = run(Oracle(scheduler, target, x0), scheduler, SamplingSettings(name, 20), start)
     assert [step.index for step in steps] == list(range(20))
     assert (steps[-1].x0 - x0).abs().max() < 0.01
     assert (steps[-1].latents - x0).abs().max() < 0.05
@@ -59,7 +59,7 @@ def test_a_gaussian_keeps_its_mean_and_deviation(name):
     mask = torch.ones(40, 50, dtype=torch.bool)
     seeds = [(1, index) for index in range(40)]
     start = starting_noise(mask, CHANNELS, seeds=seeds)
-    settings = SamplerSettings(name, 250 if name in ("ddpm", "ddim") else 50)
+    settings = SamplingSettings(name, 250 if name in ("ddpm", "ddim") else 50)
     oracle = Oracle(scheduler, "x0", torch.tensor(0.5), 0.8)
     result = run(oracle, scheduler, settings, start, mask, seeds)[-1].latents
     assert float(result.mean()) == pytest.approx(0.5, abs=0.04)
@@ -70,7 +70,7 @@ def test_a_gaussian_keeps_its_mean_and_deviation(name):
 def test_sample_i_does_not_depend_on_its_batch(name):
     scheduler = noise_scheduler("tan")
     oracle = Oracle(scheduler, "x0", torch.tensor(0.5), 0.8)
-    settings = SamplerSettings(name, 10)
+    settings = SamplingSettings(name, 10)
     together = run(oracle, scheduler, settings, starting_noise(MASK, CHANNELS, seeds=SEEDS))[-1].x0
     for row, length in enumerate((12, 7, 3)):
         mask = torch.ones(1, length, dtype=torch.bool)
@@ -84,7 +84,7 @@ def test_stochastic_samplers_draw_new_noise_each_step_and_others_none():
     oracle = Oracle(scheduler, "x0", torch.tensor(0.5), 0.8)
     start = starting_noise(MASK, CHANNELS, seeds=SEEDS)
     for name, kind in SAMPLERS.items():
-        settings = SamplerSettings(name, 8)
+        settings = SamplingSettings(name, 8)
         first = run(oracle, scheduler, settings, start)[-1].x0
         other = run(oracle, scheduler, settings, start, seeds=[(9, row) for row in range(3)])[-1].x0
         assert torch.equal(first, other) != kind.draws_noise
@@ -96,19 +96,19 @@ def test_any_number_of_steps_gives_numbers(name):
     oracle = Oracle(scheduler, "x0", torch.tensor(0.5), 0.8)
     start = starting_noise(MASK, CHANNELS, seeds=SEEDS)
     for count in (1, 2, 3, 4, 5, 7, 20, 33, 100, 1000):
-        result = run(oracle, scheduler, SamplerSettings(name, count), start)[-1]
+        result = run(oracle, scheduler, SamplingSettings(name, count), start)[-1]
         assert torch.isfinite(result.latents).all() and torch.isfinite(result.x0).all()
 
 
 def test_strength_takes_the_last_timesteps():
     scheduler = noise_scheduler("tan")
-    settings = SamplerSettings("dpm++", 20)
+    settings = SamplingSettings("dpm++", 20)
     everything = timesteps_of(scheduler, settings)
     assert len(everything) == 20 and everything[0] == 999
     assert timesteps_of(scheduler, settings, 0.25) == everything[-5:]
     assert timesteps_of(scheduler, settings, 0.001) == everything[-1:]
     assert timesteps_of(scheduler, settings, 0.0) == []
-    early = SamplerSettings("dpm++", 20, handover=0.5)
+    early = SamplingSettings("dpm++", 20, handover=0.5)
     assert timesteps_of(scheduler, early) == [t for t in everything if t >= 500]
     assert timesteps_of(scheduler, early, 0.25) == everything[-5:-4]  # one at least
     for name in SAMPLERS:
@@ -124,7 +124,7 @@ def test_each_estimate_conditions_the_next():
     scheduler = noise_scheduler("tan")
     oracle = Oracle(scheduler, "x0", torch.tensor(0.5), 0.8)
     start = starting_noise(MASK, CHANNELS, seeds=SEEDS)
-    steps = run(oracle, scheduler, SamplerSettings("ddim", 3), start)
+    steps = run(oracle, scheduler, SamplingSettings("ddim", 3), start)
     assert oracle.previous[0] is None
     assert oracle.previous[1] is steps[0].x0 and oracle.previous[2] is steps[1].x0
 
@@ -144,7 +144,7 @@ def test_each_estimate_conditions_the_next():
 )
 def test_impossible_settings(options, message):
     with pytest.raises(UserError, match=message):
-        SamplerSettings(**options)
+        SamplingSettings(**options)
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -156,7 +156,7 @@ def test_given_latents_are_kept_and_seen_under_the_noise_of_their_timestep(name,
     known = torch.where(torch.arange(12) < 2, 7, -1).expand(3, -1)
     oracle = Oracle(scheduler, target, torch.tensor(0.5), 0.8)
     options = {"known": known, "known_latents": given}
-    steps = run(oracle, scheduler, SamplerSettings(name, 20), start, **options)
+    steps = run(oracle, scheduler, SamplingSettings(name, 20), start, **options)
     assert torch.equal(steps[-1].x0[:, :, :2], given[:, :, :2])
     assert (steps[-1].latents - given)[:, :, :2].abs().max() < 0.05
     for step in steps[:-1] if name == "ddim" else ():
@@ -166,7 +166,7 @@ def test_given_latents_are_kept_and_seen_under_the_noise_of_their_timestep(name,
     free = run(
         Oracle(scheduler, target, torch.tensor(0.5), 0.8),
         scheduler,
-        SamplerSettings(name, 20),
+        SamplingSettings(name, 20),
         start,
     )
     torch.testing.assert_close(steps[-1].x0[:, :, 2:], free[-1].x0[:, :, 2:], atol=1e-3, rtol=0)
@@ -179,11 +179,11 @@ def test_what_a_denoiser_lacks_or_would_ignore_is_said():
     start = starting_noise(MASK, CHANNELS, seeds=SEEDS)
     given = {"known": torch.full(MASK.shape, -1)}
     with pytest.raises(UserError, match="Oracle takes no tokens; give it known_latents"):
-        run(oracle, scheduler, SamplerSettings(), start, **given)
+        run(oracle, scheduler, SamplingSettings(), start, **given)
     given["known_latents"] = start
     with pytest.raises(UserError, match="guidance is 2.0, but Oracle has not learned"):
-        run(oracle, scheduler, SamplerSettings(guidance=2.0), start, **given)
+        run(oracle, scheduler, SamplingSettings(guidance=2.0), start, **given)
     with pytest.raises(UserError, match="temperature is 0.5, but Oracle predicts no tokens"):
-        run(oracle, scheduler, SamplerSettings(temperature=0.5), start)
+        run(oracle, scheduler, SamplingSettings(temperature=0.5), start)
     with pytest.raises(UserError, match="steps is 1500; this model has 1000 timesteps"):
-        run(oracle, scheduler, SamplerSettings(steps=1500), start)
+        run(oracle, scheduler, SamplingSettings(steps=1500), start)

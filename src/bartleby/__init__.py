@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from bartleby.pipeline import TextDiffusionPipeline, load_pipeline
     from bartleby.pretraining import PretrainConfig, pretrain
     from bartleby.run_setup import open_run
-    from bartleby.sampling import SamplerSettings, SamplingStep, sample_latents, starting_noise
+    from bartleby.sampling import SamplingSettings, SamplingStep, sample_latents, starting_noise
     from bartleby.schedules import noise_scheduler, sampler
     from bartleby.training_run import run_training
 
@@ -69,7 +69,7 @@ _PUBLIC = {
     "noise": ("noise_experiment",),
     "pipeline": ("TextDiffusionPipeline", "load_pipeline"),
     "pretraining": ("PretrainConfig", "pretrain"),
-    "sampling": ("SamplerSettings", "SamplingStep", "sample_latents", "starting_noise"),
+    "sampling": ("SamplingSettings", "SamplingStep", "sample_latents", "starting_noise"),
     "schedules": ("noise_scheduler", "sampler"),
     "run_setup": ("open_run",),
     "training_run": ("run_training",),

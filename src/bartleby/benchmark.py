@@ -26,7 +26,7 @@ from bartleby.messages import say
 from bartleby.objective import sample_noise
 from bartleby.pipeline import TextDiffusionPipeline
 from bartleby.run_log import follow
-from bartleby.sampling import SamplerSettings, timesteps_of
+from bartleby.sampling import SamplingSettings, timesteps_of
 
 SHORT = {  # how a row names settings that are not the defaults
     "guidance": "g",
@@ -81,7 +81,7 @@ def run_benchmark(
     human: list[str],
     out: Path,
     *,
-    settings: list[SamplerSettings],
+    settings: list[SamplingSettings],
     seeds: list[int],
     autoregressive: AutoregressiveConfig | None = None,
     say: Callable[[str], None] = say,
@@ -137,12 +137,12 @@ def run_benchmark(
     return scores
 
 
-def name_of(settings: SamplerSettings) -> str:
+def name_of(settings: SamplingSettings) -> str:
     """A row's name: sampler, steps and whatever differs from the defaults."""
     parts = [f"{settings.sampler} {settings.steps}"]
     for name, short in SHORT.items():
         value = getattr(settings, name)
-        if value != getattr(SamplerSettings(), name):
+        if value != getattr(SamplingSettings(), name):
             parts.append(f"{short}{value:g}")
     return " ".join(parts)
 

@@ -21,7 +21,7 @@ from bartleby.checkpoints import digest_of
 from bartleby.compressor import Compressor
 from bartleby.corpus import spread
 from bartleby.errors import UserError
-from bartleby.latents import all_real
+from bartleby.latents import STATISTICS_TEXTS, all_real
 from bartleby.messages import say
 from bartleby.precision import autocast
 from bartleby.randomness import extended, normals, stream_seeds, uniforms
@@ -30,7 +30,6 @@ from bartleby.tokenization import token_sequences
 from bartleby.training_loop import LoopState, StepLoss, training_loop
 
 ORDER, NOISE, DEVIATION = range(3)  # what randomness is for
-STATISTICS_TEXTS = 5_000
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,13 @@ import torch
 
 from bartleby.autoencoder import Autoencoder, fit_latent_statistics
 from bartleby.checkpoints import made_folder, replaced_folder, write_json
-from bartleby.compression import STATISTICS_TEXTS, CompressionConfig, train_compressor
+from bartleby.compression import CompressionConfig, train_compressor
 from bartleby.console import print_json, say
 from bartleby.corpus import load_corpus, merge, spread
 from bartleby.denoisers.build import parameters
 from bartleby.errors import UserError
 from bartleby.evaluation.reconstruction import Summary, reconstruct, summarise
-from bartleby.latents import STATISTICS_FILE
+from bartleby.latents import STATISTICS_FILE, STATISTICS_TEXTS
 from bartleby.loading import COMPRESSOR, load_autoencoder
 from bartleby.run_log import follow
 

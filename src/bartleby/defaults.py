@@ -11,22 +11,22 @@ from bartleby.checkpoints import read_json, replaced_file, write_json
 from bartleby.config import config_from_dict
 from bartleby.errors import UserError
 from bartleby.loading import load_autoencoder
-from bartleby.sampling import SamplerSettings
+from bartleby.sampling import SamplingSettings
 from bartleby.writing_decoder import DECODER_FILE, decoder_folder, load_decoder
 
 SAMPLING_FILE = "sampling.json"
 NO_DECODER = "none"
 
 
-def settings_from(saved: dict[str, Any]) -> SamplerSettings:
-    """The settings of a saved dictionary; those that it leaves out are `SamplerSettings`' own."""
+def settings_from(saved: dict[str, Any]) -> SamplingSettings:
+    """The settings of a saved dictionary; those that it leaves out are `SamplingSettings`' own."""
     try:
-        return SamplerSettings(**saved)
+        return SamplingSettings(**saved)
     except TypeError as error:
         raise UserError(f"the model's sampling settings are damaged: {error}") from None
 
 
-def read_defaults(run: Path) -> SamplerSettings:
+def read_defaults(run: Path) -> SamplingSettings:
     """What a finished run of `bartleby train` is sampled with."""
     if not (run / "training.json").exists():
         raise UserError(f"'{run}' is no finished run of bartleby train")
@@ -35,7 +35,7 @@ def read_defaults(run: Path) -> SamplerSettings:
 
 
 def write_defaults(
-    run: Path, settings: SamplerSettings, *, decoder: str | Path | None = None
+    run: Path, settings: SamplingSettings, *, decoder: str | Path | None = None
 ) -> None:
     """Makes these the run's.
 

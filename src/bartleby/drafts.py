@@ -18,7 +18,7 @@ from bartleby.given import FREE, GivenText
 from bartleby.latents import Latents
 from bartleby.ranking import prior_nats
 from bartleby.sampling import (
-    SamplerSettings,
+    SamplingSettings,
     SamplingStep,
     sample_latents,
     starting_noise,
@@ -58,7 +58,7 @@ class Writer:
     autoencoder: Autoencoder
     denoiser: ModelMixin
     scheduler: DDPMScheduler
-    settings: SamplerSettings
+    settings: SamplingSettings
     decoding: DecodeSettings
 
     def write(

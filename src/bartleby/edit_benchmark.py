@@ -15,7 +15,7 @@ import numpy as np
 from bartleby.errors import UserError
 from bartleby.evaluation.judges import Embedder, LanguageModelJudge
 from bartleby.pipeline import TextDiffusionPipeline
-from bartleby.sampling import SamplerSettings
+from bartleby.sampling import SamplingSettings
 
 LONGEST_GAP = 3  # words that are taken out of a text
 FEWEST_WORDS = 5  # of a text that something can be taken out of
@@ -48,7 +48,7 @@ class EditBenchmark:
     pipeline: TextDiffusionPipeline
     judge: LanguageModelJudge
     embedder: Embedder
-    settings: SamplerSettings
+    settings: SamplingSettings
     seed: int = 0
 
     def human(self, texts: list[str]) -> EditScores:

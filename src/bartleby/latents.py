@@ -11,6 +11,7 @@ import torch
 from bartleby.errors import UserError
 
 STATISTICS_FILE = "latent_statistics.json"
+STATISTICS_TEXTS = 5_000  # are enough to measure them on
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ from bartleby.loading import (
 from bartleby.messages import say
 from bartleby.planning import Planner
 from bartleby.precision import chosen_device
-from bartleby.sampling import SamplerSettings
+from bartleby.sampling import SamplingSettings
 from bartleby.tokenization import decode_ids
 from bartleby.writing_decoder import DECODER_FILE, decoder_weights, load_decoder
 
@@ -78,7 +78,7 @@ class TextDiffusionPipeline(DiffusionPipeline):
     ):
         """latent_statistics: as `LatentStatistics.to_json`; None for raw latents.
 
-        length_counts: how many training texts have 0, 1, 2, ... tokens.  sampling: fields of SamplerSettings
+        length_counts: how many training texts have 0, 1, 2, ... tokens.  sampling: fields of SamplingSettings
         that suit this model.  compressor: of the latents that the denoiser was trained on, if they were
         compressed. Raises UserError for parts that do not fit each other.
         """
@@ -190,12 +190,12 @@ class TextDiffusionPipeline(DiffusionPipeline):
         return sum(weight.numel() for weight in weights)
 
     @property
-    def default_settings(self) -> SamplerSettings:
+    def default_settings(self) -> SamplingSettings:
         """How this model is sampled where nothing else is asked for: as saved with it."""
         return settings_from(self.config.sampling or {})
 
     @property
-    def editing_settings(self) -> SamplerSettings:
+    def editing_settings(self) -> SamplingSettings:
         """The same where a text is given: several candidates, unless the model's own say how many, of likelier tokens.
 
         What fits the given text is then chosen from texts that vary, which a new text has no use for:
@@ -235,7 +235,7 @@ class TextDiffusionPipeline(DiffusionPipeline):
         *,
         prompt: str | None = None,
         length: int | None = None,
-        settings: SamplerSettings | None = None,
+        settings: SamplingSettings | None = None,
         seed: int = 0,
         first: int = 0,
         decoding: DecodeSettings | None = None,
@@ -261,7 +261,7 @@ class TextDiffusionPipeline(DiffusionPipeline):
         texts: list[str],
         strength: float,
         *,
-        settings: SamplerSettings | None = None,
+        settings: SamplingSettings | None = None,
         seed: int = 0,
         first: int = 0,
         decoding: DecodeSettings | None = None,
@@ -298,7 +298,7 @@ class TextDiffusionPipeline(DiffusionPipeline):
         num_texts: int = 1,
         *,
         gap: int | list[int] | None = None,
-        settings: SamplerSettings | None = None,
+        settings: SamplingSettings | None = None,
         seed: int = 0,
         first: int = 0,
         decoding: DecodeSettings | None = None,
@@ -329,7 +329,7 @@ class TextDiffusionPipeline(DiffusionPipeline):
         steps: int = 7,
         *,
         strength: float = 0.5,
-        settings: SamplerSettings | None = None,
+        settings: SamplingSettings | None = None,
         seed: int = 0,
         decoding: DecodeSettings | None = None,
         callback: Callback | None = None,
@@ -362,7 +362,7 @@ class TextDiffusionPipeline(DiffusionPipeline):
     def _write(
         self,
         candidates: list[list[Draft]],
-        settings: SamplerSettings,
+        settings: SamplingSettings,
         strength: float = 1.0,
         *,
         decoding: DecodeSettings | None,
@@ -416,7 +416,7 @@ def load_pipeline(
     return pipeline.to(device)
 
 
-def _seeds(seed: int, index: int, settings: SamplerSettings) -> list[tuple[int, ...]]:
+def _seeds(seed: int, index: int, settings: SamplingSettings) -> list[tuple[int, ...]]:
     """A seed for each candidate of text `index`; the first is the same however many there are."""
     return [(seed, index, NOISE, candidate) for candidate in range(settings.candidates)]
 

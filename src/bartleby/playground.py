@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from bartleby.errors import UserError
 from bartleby.messages import say
 from bartleby.pipeline import TextDiffusionPipeline
-from bartleby.sampling import SamplerSettings
+from bartleby.sampling import SamplingSettings
 from bartleby.schedules import SAMPLERS
 from bartleby.watching import watcher
 
@@ -37,7 +37,7 @@ class Actions:
     warn: Callable[[str], None] = say
 
     def write(
-        self, prompt: str, number: int, length: int, seed: int, settings: SamplerSettings
+        self, prompt: str, number: int, length: int, seed: int, settings: SamplingSettings
     ) -> tuple[str, list[list]]:
         """New texts, one a line, and how the first emerged: rows of step and what the decoder reads then.
 
@@ -59,14 +59,14 @@ class Actions:
         return _lines(written.texts), emerged
 
     def edit(
-        self, text: str, strength: float, number: int, seed: int, settings: SamplerSettings
+        self, text: str, strength: float, number: int, seed: int, settings: SamplingSettings
     ) -> str:
         """`number` texts that are more or less like `text`."""
         self._check(text)
         written = self.pipeline.edit([text] * number, strength, settings=settings, seed=seed)
         return _lines(written.texts)
 
-    def infill(self, text: str, number: int, seed: int, settings: SamplerSettings) -> str:
+    def infill(self, text: str, number: int, seed: int, settings: SamplingSettings) -> str:
         """`text` with every <mask> filled in, `number` times."""
         return _lines(self.pipeline.infill(text, number, settings=settings, seed=seed).texts)
 
@@ -77,7 +77,7 @@ class Actions:
         number: int,
         strength: float,
         seed: int,
-        settings: SamplerSettings,
+        settings: SamplingSettings,
     ) -> list[list]:
         """Rows of the share of `last` and the text there."""
         self._check(first)
@@ -213,7 +213,7 @@ def _connect(
     gr: ModuleType,
     button: gradio.Button,
     action: Callable,
-    own: SamplerSettings,
+    own: SamplingSettings,
     inputs: list,
     outputs: list,
     *,
@@ -246,8 +246,8 @@ def _connect(
     )
 
 
-def _knobs(gr: ModuleType, own: SamplerSettings) -> dict[str, Any]:
-    """A component for each field of SamplerSettings that the page lets a visitor change."""
+def _knobs(gr: ModuleType, own: SamplingSettings) -> dict[str, Any]:
+    """A component for each field of SamplingSettings that the page lets a visitor change."""
     return {
         "sampler": gr.Dropdown(list(SAMPLERS), value=own.sampler, label="Sampler"),
         "steps": gr.Slider(1, 250, own.steps, step=1, label="Steps"),

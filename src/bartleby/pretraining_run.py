@@ -15,7 +15,7 @@ from bartleby.corpus import load_corpus, merge, spread
 from bartleby.errors import UserError
 from bartleby.evaluation.infilling import measure_infilling
 from bartleby.evaluation.reconstruction import Summary, reconstruct, summarise
-from bartleby.latents import STATISTICS_FILE
+from bartleby.latents import STATISTICS_FILE, STATISTICS_TEXTS
 from bartleby.precision import chosen_device, network_dtype
 from bartleby.pretraining import PRESETS, PretrainConfig, pretrain, run_tokenizer
 from bartleby.run_log import RunLog, follow
@@ -24,7 +24,6 @@ from bartleby.training_loop import LoopState
 
 RECORD_FILE = "pretraining.json"
 QUICK_VALIDATION, FULL_VALIDATION = 100, 1000  # passages
-STATISTICS_TEXTS = 5_000
 READS = 0.95  # token accuracy in free-running reconstruction from which a decoder counts as reading its latents
 COLLAPSED = 0.05  # effective rank over channels below which latents count as collapsed
 

@@ -24,7 +24,7 @@ START, STEP = range(2)  # what noise is for, so that no two draws share a stream
 
 
 @dataclass(frozen=True)
-class SamplerSettings:
+class SamplingSettings:
     """How to sample.  sampler: one of SAMPLERS, or module:function of yours.  steps: from pure noise, at least 1.
 
     guidance: w of classifier-free guidance (Ho & Salimans 2022), 0 to 100, 1 is none; of texts of which part is given.
@@ -102,7 +102,7 @@ class Estimator:
         denoiser: ModelMixin,
         noise_scheduler: DDPMScheduler,
         mask: torch.Tensor,
-        settings: SamplerSettings,
+        settings: SamplingSettings,
         known: torch.Tensor | None,
         known_latents: torch.Tensor | None,
     ):
@@ -136,7 +136,7 @@ def sample_latents(
     noise_scheduler: DDPMScheduler,
     start: torch.Tensor,
     mask: torch.Tensor,
-    settings: SamplerSettings,
+    settings: SamplingSettings,
     *,
     seeds: Seeds,
     known: torch.Tensor | None = None,
@@ -166,7 +166,7 @@ def sample_latents(
 
 
 def _diffusers_steps(
-    settings: SamplerSettings,
+    settings: SamplingSettings,
     noise_scheduler: DDPMScheduler,
     estimate: Estimator,
     xt: torch.Tensor,
@@ -221,7 +221,7 @@ def takes_tokens(denoiser: ModelMixin) -> bool:
 
 def _check_options(
     denoiser: ModelMixin,
-    settings: SamplerSettings,
+    settings: SamplingSettings,
     known: torch.Tensor | None,
     known_latents: torch.Tensor | None,
 ) -> None:
@@ -246,7 +246,7 @@ def _check_options(
 
 
 def timesteps_of(
-    noise_scheduler: DDPMScheduler, settings: SamplerSettings, strength: float = 1.0
+    noise_scheduler: DDPMScheduler, settings: SamplingSettings, strength: float = 1.0
 ) -> list[int]:
     """The timesteps visited, noisiest first: the last `strength` of them, down to the handover.
 
@@ -272,7 +272,7 @@ def _predict(
     mask: torch.Tensor,
     previous: torch.Tensor | None,
     known: torch.Tensor | None,
-    settings: SamplerSettings,
+    settings: SamplingSettings,
 ) -> torch.Tensor:
     """What the denoiser predicts at x_t, as the scheduler expects it: [B, C, L], float32."""
     conditions = {}

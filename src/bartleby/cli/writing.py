@@ -12,7 +12,7 @@ from bartleby.cli.options import Beams, Column, Device, Json, Seed, read_texts_g
 
 if TYPE_CHECKING:
     from bartleby.autoencoder import DecodeSettings
-    from bartleby.sampling import SamplerSettings
+    from bartleby.sampling import SamplingSettings
 
 Generator = Annotated[
     str | None,
@@ -335,7 +335,7 @@ def register(app: typer.Typer) -> None:
         app.command()(command)
 
 
-def _settings(own: SamplerSettings, context: typer.Context) -> SamplerSettings:
+def _settings(own: SamplingSettings, context: typer.Context) -> SamplingSettings:
     """The model's own settings, with every option of the command that is named like one and was given."""
     names = {field.name for field in dataclasses.fields(own)}
     given = {
@@ -344,7 +344,7 @@ def _settings(own: SamplerSettings, context: typer.Context) -> SamplerSettings:
     return dataclasses.replace(own, **given)
 
 
-def _announce(settings: SamplerSettings, beams: int, seed: int) -> DecodeSettings:
+def _announce(settings: SamplingSettings, beams: int, seed: int) -> DecodeSettings:
     """Says what is going to be done; returns how texts are decoded."""
     from bartleby.console import say
 

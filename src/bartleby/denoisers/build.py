@@ -71,8 +71,8 @@ def build_denoiser(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if is_own(name):
-            conditioned = {"self_conditioning": True} if self_conditioning else {}
-            denoiser = _own(name, {"channels": channels, **conditioned, **(own_options or {})})
+            asked = {"self_conditioning": True} if self_conditioning else {}
+            denoiser = _own(name, {"channels": channels, **asked, **(own_options or {})})
         elif name in TRANSFORMERS:
             shape = dict(zip(("width", "layers", "heads"), SIZES[size], strict=True))
             shape |= {"channels": channels, "timesteps": timesteps}

@@ -27,6 +27,7 @@ from bartleby.precision import chosen_device
 
 TOKENS_PER_BATCH = 1024  # that a CPU reads together
 LONGEST = 1024  # tokens of a text that are read
+LONGEST_EMBEDDED = 256  # the same of an embedder, as sentence-transformers' MiniLM is used
 
 
 @dataclass(frozen=True)
@@ -97,13 +98,16 @@ class Embedder:
     def embed(self, texts: list[str]) -> np.ndarray:
         """[n, d] unit vectors; their products are cosines."""
         features = np.zeros((len(texts), self.model.config.hidden_size), np.float32)
-        order = np.argsort([len(text) for text in texts], kind="stable")
+        lengths = np.array([len(ids) for ids in self.tokenizer(texts)["input_ids"]])
+        if cut := int((lengths > LONGEST_EMBEDDED).sum()):
+            say(f"{self.name} reads the first {LONGEST_EMBEDDED} tokens of {cut:,} long texts")
+        order = np.argsort(lengths, kind="stable")
         for rows in np.array_split(order, max(1, math.ceil(len(texts) / 64))):
             batch = self.tokenizer(
                 [texts[row] for row in rows],
                 padding=True,
                 truncation=True,
-                max_length=256,
+                max_length=LONGEST_EMBEDDED,
                 return_tensors="pt",
             ).to(self.model.device)
             hidden = self.model(**batch).last_hidden_state
