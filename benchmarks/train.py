@@ -29,8 +29,9 @@ from bartleby.config import config_from_dict
 from bartleby.corpus import load_corpus
 from bartleby.latent_data import LatentData, open_latents
 from bartleby.loading import load_autoencoder
+from bartleby.processes import make_accelerator
 from bartleby.run_setup import prepare
-from bartleby.training import make_accelerator, train
+from bartleby.training import train
 from bartleby.training_batch import denoising_loss, make_batch
 
 ALONE = 100  # passages that are encoded one by one

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -38,6 +40,17 @@ WINDOW = 32
 
 def quiet(message: str) -> None:
     """In place of `say`."""
+
+
+def started(*arguments: object, processes: int = 1, **environment: str) -> subprocess.Popen:
+    """`python -m` with these arguments, in so many processes of `torchrun`."""
+    launch = ["torch.distributed.run", "--nproc-per-node", str(processes), "-m"]
+    return subprocess.Popen(
+        [sys.executable, "-m", *(launch if processes > 1 else []), *map(str, arguments)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **environment},
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
 
 
 def rows(result: Result) -> list[dict]:

@@ -15,6 +15,8 @@ def _parts(seed: int = 0):
 def _step(matrix, bias, optimizer, step: int, rate: float = 1e-2):
     inputs = torch.randn(8, 32, generator=torch.Generator().manual_seed(100 + step))
     loss = (inputs @ matrix.T + bias).square().mean()
+    optimizer.zero_grad()
+    loss.backward()
     optimise(optimizer, loss, rate=rate, clip=1.0, step=step)
     return float(loss.detach())
 

@@ -106,7 +106,10 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_checkpoint(
 ):
     train(tmp_path, stop_after=3)
     monkeypatch.setattr(
-        "bartleby.pretraining.bart_loss", lambda bart, batch: torch.tensor(float("nan"))
+        "bartleby.pretraining.bart_loss",
+        lambda bart, batch: (
+            bart.final_logits_bias.sum() + bart.model.shared.weight.sum() * torch.nan
+        ),
     )
     with pytest.raises(UserError, match="loss is nan at step 4"):
         train(tmp_path)

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import quiet, same, weights
+from conftest import quiet, same, started, weights
 from safetensors.torch import load_file
 
 from bartleby.checkpoints import checkpoint_folder
@@ -23,9 +21,10 @@ from bartleby.config import config_from_dict
 from bartleby.denoisers import load_denoiser
 from bartleby.errors import UserError
 from bartleby.evaluation.latents import average, measure, timestep_grid
+from bartleby.processes import make_accelerator
 from bartleby.run_log import read_log
 from bartleby.run_setup import Setup, open_run, prepare, validation_sample
-from bartleby.training import make_accelerator, train
+from bartleby.training import train
 from bartleby.training_batch import make_batch
 from bartleby.training_run import run_training
 
@@ -282,35 +281,20 @@ def launch(tables: dict, out: Path, processes: int, *options: str) -> subprocess
             for table, keys in tables.items()
         )
     )
-    command = [sys.executable, "-m"]
-    if processes > 1:
-        command += ["accelerate.commands.launch", "--cpu", "--num_processes", str(processes)]
-        command += [
-            "--num_machines",
-            "1",
-            "--mixed_precision",
-            "no",
-            "--dynamo_backend",
-            "no",
-            "-m",
-        ]
-    command += ["bartleby", "train", str(config), "--out", str(out), *options]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    return subprocess.Popen(
-        command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE
-    )
+    return started("bartleby", "train", config, "--out", out, *options, processes=processes)
 
 
 def test_two_processes_follow_the_loss_of_one(tiny_config, tmp_path):
-    """To 1e-4 of the loss: the same batches and noise, summed in another order."""
+    """The same batches and noise, summed in another order, in bfloat16 where the machine has it."""
     curves = []
     for processes in (1, 2):
         out = tmp_path / f"run{processes}"
         process = launch(changed(tiny_config, training_steps=20), out, processes)
         _, errors = process.communicate()
         assert process.returncode == 0, errors.decode()[-2000:]
+        assert ("2 processes" in errors.decode()) == (processes == 2)
         curves.append([row["loss"] for row in read_log(out) if row["kind"] == "train"])
-    assert len(curves[0]) == 2 and curves[0] == pytest.approx(curves[1], rel=1e-4)
+    assert len(curves[0]) == 2 and curves[0] == pytest.approx(curves[1], rel=1e-3)
 
 
 @pytest.mark.slow

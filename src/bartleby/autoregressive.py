@@ -20,6 +20,7 @@ from bartleby.checkpoints import digest_of
 from bartleby.messages import say
 from bartleby.optimisation import MuonAdamW
 from bartleby.precision import attention_kernel, autocast, network_dtype
+from bartleby.processes import Processes
 from bartleby.randomness import seeded
 from bartleby.tokenization import decode_ids, token_sequences
 from bartleby.training_loop import LoopState, StepLoss, training_loop
@@ -73,6 +74,7 @@ def train_autoregressive(
     out: Path,
     *,
     device: torch.device | str = "cpu",
+    processes: Processes = Processes(),
     say: Callable[[str], None] = say,
 ) -> Iterator[LoopState]:
     """States as of `training_loop`, `network` a GPT2LMHeadModel; resumes from `out` if it holds a checkpoint."""
@@ -87,8 +89,9 @@ def train_autoregressive(
         )
         model.train()
         for index, (_, rows) in enumerate(planned, start=step):
-            ids, mask = gathered(flat, offsets, rows, padding=tokenizer.pad_token_id)
-            with seeded((config.seed, DROPOUT, index), device):
+            own = processes.share(rows)
+            ids, mask = gathered(flat, offsets, own, padding=tokenizer.pad_token_id)
+            with seeded(processes.seed(config.seed, DROPOUT, index), device):
                 loss = _loss(model, ids.to(device), mask.to(device))
             yield StepLoss(loss, int(mask[:, 1:].sum()), {"loss": loss})
 
@@ -99,6 +102,7 @@ def train_autoregressive(
         losses,
         out,
         origins={"text": digest_of(texts)},
+        processes=processes,
         say=say,
     )
 

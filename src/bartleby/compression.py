@@ -24,6 +24,7 @@ from bartleby.errors import UserError
 from bartleby.latents import STATISTICS_TEXTS, all_real
 from bartleby.messages import say
 from bartleby.precision import autocast
+from bartleby.processes import Processes
 from bartleby.randomness import extended, normals, stream_seeds, uniforms
 from bartleby.reading import IGNORED, reading_loss
 from bartleby.tokenization import token_sequences
@@ -102,6 +103,7 @@ def train_compressor(
     texts: list[str],
     out: Path,
     *,
+    processes: Processes = Processes(),
     say: Callable[[str], None] = say,
 ) -> Iterator[LoopState]:
     """Trains a compressor of `autoencoder`'s latents; states as of `training_loop`, `network` the compressor.
@@ -126,8 +128,9 @@ def train_compressor(
             skip=step,
         )
         for index, (_, rows) in enumerate(planned, start=step):
-            chosen = [sequences[row].tolist() for row in rows]
-            nats, error = _losses(config, raw, compressor, chosen, index)
+            chosen = [sequences[row].tolist() for row in processes.share(rows)]
+            seed = processes.seed(config.seed, index)
+            nats, error = _losses(config, raw, compressor, chosen, seed)
             total = nats + config.latent_weight * error
             parts = {"nats": nats, "latent_error": error}
             yield StepLoss(total, sum(map(len, chosen)), parts)
@@ -139,6 +142,7 @@ def train_compressor(
         losses,
         out,
         origins={"BART": digest_of(bart), "text": digest_of(texts)},
+        processes=processes,
         say=say,
     )
 
@@ -148,14 +152,14 @@ def _losses(
     raw: Autoencoder,
     compressor: Compressor,
     sequences: list[list[int]],
-    step: int,
+    seed: tuple[int, ...],
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(nats a token, mean squared error of latents over their variance) of one batch."""
     latents = raw.encode_tokens(sequences)
     values, mask = latents.values.clone(), latents.mask.clone()  # out of inference mode
     with autocast(raw.device, raw.dtype):
         vectors = compressor.compress(values, mask)
-        seeds = stream_seeds((config.seed, step), np.arange(len(vectors)))
+        seeds = stream_seeds(seed, np.arange(len(vectors)))
         drawn = normals(extended(seeds, NOISE), vectors[0].numel(), device=vectors.device)
         deviation = config.noise * uniforms(extended(seeds, DEVIATION), 1, device=vectors.device)
         expanded = compressor.expand(vectors + (deviation * drawn).view_as(vectors))

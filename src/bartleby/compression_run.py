@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from bartleby.errors import UserError
 from bartleby.evaluation.reconstruction import Summary, reconstruct, summarise
 from bartleby.latents import STATISTICS_FILE, STATISTICS_TEXTS
 from bartleby.loading import COMPRESSOR, load_autoencoder
+from bartleby.processes import launched
 from bartleby.run_log import follow
 
 VALIDATION_TEXTS = 1000
@@ -31,8 +33,11 @@ def run_compression(
     column: str = "text",
     device: str | None = None,
     as_json: bool = False,
+    say: Callable[[str], None] = say,
 ) -> None:
     """Trains a compressor on `model`'s latents; leaves the BART with it in `out/model`."""
+    processes, device = launched(device)
+    say = processes.speaking(say)
     autoencoder = load_autoencoder(model, window=config.window, device=device)
     if autoencoder.compressor is not None:
         raise UserError(f"'{model}' is compressed already; name the BART that it was made from")
@@ -43,10 +48,13 @@ def run_compression(
     made_folder(out)
     say(
         f"{len(texts):,} texts · {config.vectors} vectors of {config.vector_channels} for up to "
-        f"{config.window} tokens · {config.steps:,} steps of up to {config.tokens_per_batch:,} tokens · seed "
-        f"{config.seed}"
+        f"{config.window} tokens · {config.steps:,} steps of up to {config.tokens_per_batch:,} tokens"
+        f"{processes} · seed {config.seed}"
     )
-    last = follow(train_compressor(config, autoencoder, texts, out, say=say), out, "compress")
+    states = train_compressor(config, autoencoder, texts, out, processes=processes, say=say)
+    last = follow(states, out, "compress", processes=processes)
+    if not processes.is_main:
+        return
     compressed = dataclasses.replace(autoencoder, compressor=last.network.eval(), statistics=None)
     record = _finish(config, compressed, texts, valid, data, out)
     if as_json:

@@ -105,10 +105,15 @@ def _count(optimizer: torch.optim.Optimizer) -> int:
     return sum(len(group["params"]) for group in optimizer.param_groups)
 
 
+def weights_of(optimizer: AnyOptimizer) -> list[torch.nn.Parameter]:
+    """All that it changes."""
+    return [weight for group in optimizer.param_groups for weight in group["params"]]
+
+
 def optimise(
     optimizer: AnyOptimizer, loss: torch.Tensor, *, rate: float, clip: float, step: int
 ) -> None:
-    """Step `step`, the first is 0, at this learning rate, gradients clipped to a norm of `clip`.
+    """Step `step`, the first is 0, along the gradients that are there, clipped to a norm of `clip`.
 
     Raises UserError, before anything changes, if the loss is no number.
     """
@@ -118,11 +123,7 @@ def optimise(
             f"the loss is {value} at step {step + 1}; what was saved before is kept. "
             "Try a lower learning rate"
         )
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    weights = []
     for group in optimizer.param_groups:
         group["lr"] = rate
-        weights += group["params"]
-    torch.nn.utils.clip_grad_norm_(weights, clip)
+    torch.nn.utils.clip_grad_norm_(weights_of(optimizer), clip)
     optimizer.step()

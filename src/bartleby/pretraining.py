@@ -24,6 +24,7 @@ from bartleby.checkpoints import digest_of
 from bartleby.errors import UserError
 from bartleby.messages import say
 from bartleby.precision import attention_kernel, autocast, network_dtype
+from bartleby.processes import Processes
 from bartleby.tokenization import token_sequences, train_tokenizer
 from bartleby.training_loop import LoopState, StepLoss, training_loop
 
@@ -89,7 +90,8 @@ def pretrain(
     run: Path,
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
-    device: str = "cpu",
+    device: torch.device | str = "cpu",
+    processes: Processes = Processes(),
     say: Callable[[str], None] = say,
 ) -> Iterator[LoopState]:
     """Trains a BART on `texts`; states as of `training_loop`, `network` the BART.
@@ -120,7 +122,8 @@ def pretrain(
         )
         bart.train()
         for index, (_, rows) in enumerate(planned, start=step):
-            batch = batches.make([sequences[row] for row in rows], seed=(config.seed, BATCH, index))
+            own = [sequences[row] for row in processes.share(rows)]
+            batch = batches.make(own, seed=processes.seed(config.seed, BATCH, index))
             loss = pretraining_loss(bart, batch.to(device), network_dtype(device))
             yield StepLoss(loss, batch.tokens, {"loss": loss})
 
@@ -132,6 +135,7 @@ def pretrain(
         run,
         origins={"text": digest_of(texts)},
         beside=[tokenizer],
+        processes=processes,
         say=say,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -16,8 +17,9 @@ from bartleby.errors import UserError
 from bartleby.evaluation.infilling import measure_infilling
 from bartleby.evaluation.reconstruction import Summary, reconstruct, summarise
 from bartleby.latents import STATISTICS_FILE, STATISTICS_TEXTS
-from bartleby.precision import chosen_device, network_dtype
+from bartleby.precision import network_dtype
 from bartleby.pretraining import PRESETS, PretrainConfig, pretrain, run_tokenizer
+from bartleby.processes import launched
 from bartleby.run_log import RunLog, follow
 from bartleby.tokenization import passages
 from bartleby.training_loop import LoopState
@@ -46,9 +48,11 @@ def run_pretraining(
     device: str | None = None,
     validate_every: int = 500,
     as_json: bool = False,
+    say: Callable[[str], None] = say,
 ) -> None:
     """Trains, validates as it goes, and leaves an ordinary Hugging Face folder in `out/model`."""
-    device = chosen_device(device)
+    processes, device = launched(device)
+    say = processes.speaking(say)
     made_folder(out / "checkpoints")
     corpus = merge(load_corpus(source, column=column) for source in data)
     for note in corpus.notes:
@@ -57,16 +61,20 @@ def run_pretraining(
     precision = str(network_dtype(device)).removeprefix("torch.")
     say(
         f"{len(train):,} texts · {config.steps:,} steps of up to {config.tokens_per_batch:,} tokens"
-        f" · {device}, {precision}"
+        f" · {device}, {precision}{processes}"
     )
-    tokenizer = run_tokenizer(config, train, out)
+    tokenizer = processes.from_main(lambda: run_tokenizer(config, train, out))
 
     def observe(state: LoopState, log: RunLog) -> None:
         if state.step % validate_every == 0 and state.step < config.steps:
             _validate(config, state, tokenizer, valid, log, name=str(out))
 
-    states = pretrain(config, train, out, tokenizer=tokenizer, device=device, say=say)
-    last = follow(states, out, "pretrain", observe=observe)
+    states = pretrain(
+        config, train, out, tokenizer=tokenizer, device=device, processes=processes, say=say
+    )
+    last = follow(states, out, "pretrain", processes=processes, observe=observe)
+    if not processes.is_main:
+        return
     saved = out / "model" / RECORD_FILE
     if last.losses is None and saved.exists():
         say(f"'{out}' has already run its {config.steps:,} steps; to go on, raise --steps")

@@ -35,6 +35,7 @@ from bartleby.objective import (
 )
 from bartleby.optimisation import MuonAdamW
 from bartleby.precision import autocast
+from bartleby.processes import Processes
 from bartleby.randomness import seeded, stream_seeds
 from bartleby.reading import IGNORED, reading_loss
 from bartleby.run_setup import Setup
@@ -93,6 +94,7 @@ def repair(
     copies: list[str],
     out: Path,
     *,
+    processes: Processes = Processes(),
     say: Callable[[str], None] = say,
 ) -> Iterator[LoopState]:
     """Trains the decoder of `setup.autoencoder.bart` in place; states as of `training_loop`, `network` the BART.
@@ -116,19 +118,25 @@ def repair(
         config,
         bart,
         optimizer,
-        lambda step: _losses(config, setup, denoiser, copies, step),
+        lambda step: _losses(config, setup, denoiser, copies, processes, step),
         out,
         origins={
             "BART": digest_of(bart.model.encoder),
             "denoiser": digest_of(denoiser),
             "text": digest_of(copies),
         },
+        processes=processes,
         say=say,
     )
 
 
 def _losses(
-    config: RepairConfig, setup: Setup, denoiser: ModelMixin, copies: list[str], step: int
+    config: RepairConfig,
+    setup: Setup,
+    denoiser: ModelMixin,
+    copies: list[str],
+    processes: Processes,
+    step: int,
 ) -> Iterator[StepLoss]:
     """The losses of the steps from `step` on: of estimates read, or of latents copied as in pretraining."""
     bart, tokenizer = setup.autoencoder.bart, setup.autoencoder.tokenizer
@@ -147,15 +155,17 @@ def _losses(
         )
     }
     for index in range(step, config.steps):
-        _, rows = next(batches[kinds[index]])
-        dropout = _dropout(bart, config.dropout, seed=(config.seed, DROPOUT, index))
+        rows = processes.share(next(batches[kinds[index]])[1])
+        seed = processes.seed(config.seed, DROPOUT, index)
+        dropout = _dropout(bart, config.dropout, seed=seed)
         with autocast(bart.device, setup.autoencoder.dtype), dropout:
             if kinds[index] == "copy":
                 chosen = [sequences[row] for row in rows]
-                batch = corrupted.make(chosen, seed=(config.seed, CORRUPTION, index))
+                seed = processes.seed(config.seed, CORRUPTION, index)
+                batch = corrupted.make(chosen, seed=seed)
                 tokens, loss = batch.tokens, bart_loss(bart, batch.to(bart.device))
             else:
-                estimates = estimated_latents(config, setup, denoiser, rows, index)
+                estimates = estimated_latents(config, setup, denoiser, processes, rows, index)
                 labels = setup.training.token_batch(rows, padding=IGNORED)
                 tokens = int(setup.training.lengths[rows].sum())
                 loss = reading_loss(bart, setup.autoencoder.readable(estimates), labels)
@@ -167,20 +177,22 @@ def estimated_latents(
     config: RepairConfig,
     setup: Setup,
     denoiser: ModelMixin,
+    processes: Processes,
     indices: np.ndarray,
     step: int,
 ) -> Latents:
-    """The denoiser's estimates of x0, normalised, for these passages at timesteps drawn between the shares of `config`.
+    """The denoiser's estimates of x0, normalised, for one process's passages.
 
-    Half of them are made with an earlier estimate to look at, where the denoiser takes one, and where it takes
-    conditions a part is given of `config.conditioned`. Tokens are scored as in the denoiser's own training: all,
-    or candidates for them.
+    Their timesteps are drawn between the shares of `config`. Half of them are made with an earlier estimate to look
+    at, where the denoiser takes one, and where it takes conditions a part is given of `config.conditioned`. Tokens
+    are scored as in the denoiser's own training: all, or candidates for them.
     """
     device, seed = denoiser.device, config.seed
     clean = setup.training.batch(indices, length_multiple=denoiser.length_multiple, device=device)
     most = setup.scheduler.config.num_train_timesteps
     first, last = round(config.quietest * most), round(config.noisiest * most)
-    timesteps = stratified_timesteps(len(indices), max(1, last - first), seed=(seed, TIMES, step))
+    drawn = processes.seed(seed, TIMES, step)
+    timesteps = stratified_timesteps(len(indices), max(1, last - first), seed=drawn)
     timesteps = (timesteps + first).clamp_max(most - 1).to(device)
     seeds = stream_seeds((seed, NOISE, step), indices)
     noise, mask = sample_noise(clean.mask, clean.values.shape[1], seeds=seeds), clean.mask
@@ -200,7 +212,7 @@ def estimated_latents(
 
     x0 = estimate(slice(None))
     if getattr(denoiser.config, "self_conditioning", False):
-        coins = np.random.default_rng((seed, COINS, step)).random(len(indices)) < 0.5
+        coins = np.random.default_rng(processes.seed(seed, COINS, step)).random(len(indices)) < 0.5
         rows = torch.from_numpy(coins.nonzero()[0]).to(device)
         if len(rows):
             x0[rows] = estimate(rows, previous=x0[rows])

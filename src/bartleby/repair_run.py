@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from bartleby.corpus import load_corpus, merge
 from bartleby.errors import UserError
 from bartleby.evaluation.latents import estimate_x0, noised
 from bartleby.latents import STATISTICS_FILE, Latents
+from bartleby.processes import launched
 from bartleby.reading import IGNORED, reading_loss
 from bartleby.repair import RepairConfig, repair
 from bartleby.run_log import follow
@@ -37,6 +39,7 @@ def run_repair(
     column: str = "text",
     device: str | None = None,
     as_json: bool = False,
+    say: Callable[[str], None] = say,
 ) -> None:
     """Trains the decoder of the BART that `run` was trained on; leaves the whole BART in `out/model`.
 
@@ -45,7 +48,9 @@ def run_repair(
 
     data: texts for the steps that read latents as in pretraining; without any, the run's own.
     """
-    setup, denoiser = open_run(run, device=device, say=say)
+    processes, device = launched(device)
+    say = processes.speaking(say)
+    setup, denoiser = open_run(run, device=str(device), say=say)
     if setup.autoencoder.compressor is not None:
         raise UserError(f"'{run}' works on compressed latents; only BART's own can be repaired")
     load_decoder(setup.autoencoder.bart, decoder_folder(start) if start else run)
@@ -57,12 +62,16 @@ def run_repair(
     texts = corpus.split("train")
     texts = texts[: own.limit] if own.limit and not data else texts
     made_folder(out)
-    before = _reading_before(setup, denoiser, out)
+    before = _reading_before(setup, denoiser, out) if processes.is_main else None
     say(
         f"{config.steps:,} steps of up to {config.tokens_per_batch:,} tokens · estimates from timestep "
-        f"{config.quietest:.0%} to {config.noisiest:.0%} · {config.copies:.0%} of the steps copy · seed {config.seed}"
+        f"{config.quietest:.0%} to {config.noisiest:.0%} · {config.copies:.0%} of the steps copy"
+        f"{processes} · seed {config.seed}"
     )
-    follow(repair(config, setup, denoiser, texts, out, say=say), out, "repair")
+    states = repair(config, setup, denoiser, texts, out, processes=processes, say=say)
+    follow(states, out, "repair", processes=processes)
+    if not processes.is_main:
+        return
     bart = setup.autoencoder.bart.eval()
     bart.to(STORE).float()  # measured as it will be stored
     after = measure_reading(setup, denoiser)

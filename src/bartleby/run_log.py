@@ -6,11 +6,13 @@ import contextlib
 import json
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from bartleby.console import progress_bar
 from bartleby.errors import UserError
+from bartleby.processes import Processes
 from bartleby.training_loop import LoopState
 
 LOG_EVERY = 10  # steps
@@ -63,12 +65,15 @@ def follow(
     out: Path,
     title: str,
     *,
+    processes: Processes = Processes(),
     observe: Callable[[LoopState, RunLog], None] | None = None,
 ) -> LoopState:
     """Goes through the states of a `training_loop` with a progress bar and a log in `out`; returns the last one.
 
-    observe: called after every step, to validate now and then.
+    observe: called after every step, to validate now and then. Of several processes the main one does all that.
     """
+    if not processes.is_main:
+        return deque(states, maxlen=1).pop()
     log, before = None, 0
     with progress_bar(title, total=1) as bar, contextlib.ExitStack() as stack:
         for state in states:

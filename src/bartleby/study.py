@@ -30,10 +30,11 @@ from bartleby.evaluation.latents import (
 )
 from bartleby.latents import Latents
 from bartleby.messages import say
+from bartleby.processes import make_accelerator
 from bartleby.run_log import read_log
 from bartleby.run_setup import Setup, baseline, open_run, open_setup, prepare, validation_sample
 from bartleby.schedules import alpha_bar_at
-from bartleby.training import make_accelerator, total_steps, train
+from bartleby.training import total_steps, train
 from bartleby.training_run import run_training
 
 CURVE_POINTS = 8  # validations of a run

@@ -10,16 +10,11 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import (
-    Accelerator,
-    DistributedDataParallelKwargs,
-    InitProcessGroupKwargs,
-)
+from accelerate import Accelerator
 from diffusers import DDPMScheduler, ModelMixin
 from diffusers.training_utils import EMAModel
 from safetensors.torch import save_file
@@ -40,7 +35,7 @@ from bartleby.errors import UserError
 from bartleby.latent_data import LatentData
 from bartleby.messages import say
 from bartleby.optimisation import Timer, learning_rate
-from bartleby.precision import allow_tf32, autocast, chosen_device, network_dtype
+from bartleby.precision import autocast, network_dtype
 from bartleby.training_batch import ORDER, denoising_loss, make_batch
 
 # Settings that may differ when a run is resumed: how long it goes on, and what it reports.
@@ -87,24 +82,6 @@ def check_same_run(config: TrainConfig, saved: dict, run: Path) -> None:
     # A run may be older than a key: it had the default.
     saved = config_to_dict(config_from_dict(saved))
     check_same_settings(_flat(config_to_dict(config)), _flat(saved), MAY_CHANGE, run)
-
-
-def make_accelerator(device: str | torch.device | None = None) -> Accelerator:
-    """accelerate for this device and every process that `accelerate launch` started."""
-    device = chosen_device(device)
-    if device.type == "cuda" and device.index is not None:
-        torch.cuda.set_device(device)  # or accelerate would take the first
-    allow_tf32(device)
-    return Accelerator(
-        mixed_precision="no",  # `train` has its own autocast; accelerate's would stay in the denoiser's forward
-        cpu=device.type == "cpu",
-        kwargs_handlers=[
-            # One process may encode a large corpus for hours while the others wait.
-            InitProcessGroupKwargs(timeout=timedelta(days=2)),
-            # Buffers are tables that never change; sent anew with every step they would be its largest part.
-            DistributedDataParallelKwargs(broadcast_buffers=False),
-        ],
-    )
 
 
 def total_steps(config: TrainConfig, data: LatentData) -> int:

@@ -1,7 +1,7 @@
-"""The loop behind all that one process trains: a BART, a decoder's repair, a compressor, the autoregressive model.
+"""The loop behind all training but a denoiser's: a BART, a decoder's repair, a compressor, the autoregressive model.
 
-What differs between them is a generator of losses. Denoisers have a loop of their own, which several processes
-can share (training.py).
+What differs between them is a generator of losses, each process's of its share of a step's batch. Denoisers have a
+loop of their own (training.py), whose result does not change with the number of processes; here what is drawn does.
 """
 
 from __future__ import annotations
@@ -16,8 +16,16 @@ import torch
 
 from bartleby.checkpoints import resume_network, save_network
 from bartleby.messages import say
-from bartleby.optimisation import AnyOptimizer, RateSettings, Timer, learning_rate, optimise
+from bartleby.optimisation import (
+    AnyOptimizer,
+    RateSettings,
+    Timer,
+    learning_rate,
+    optimise,
+    weights_of,
+)
 from bartleby.precision import allow_tf32
+from bartleby.processes import Processes
 
 # Settings that may differ when a run is resumed: how long it goes on, what it keeps, how often it saves.
 MAY_CHANGE = {"steps", "decay_share", "checkpoint_minutes", "store"}
@@ -33,7 +41,7 @@ class LoopSettings(RateSettings, Protocol):
 
 @dataclass(frozen=True)
 class StepLoss:
-    """total: what is minimised, a 0-d tensor.  tokens: of the texts it was taken over.  parts: what is logged of it."""
+    """total: what is minimised, a 0-d tensor, a mean over `tokens` tokens.  parts: what is logged, means as well."""
 
     total: torch.Tensor
     tokens: int
@@ -66,13 +74,15 @@ def training_loop(
     *,
     origins: dict[str, str],
     beside: Iterable = (),
+    processes: Processes = Processes(),
     say: Callable[[str], None] = say,
 ) -> Iterator[LoopState]:
     """Trains `network`, resuming from `out` if it holds a checkpoint of the same run.
 
     losses: step -> the losses of the steps from that one on, each computed when it is asked for; a function of the
     step, so that a resumed run sees what an undisturbed one would.  origins: digests of what the run depends on
-    besides `config`, by a name that a message can use.  beside: what is saved with the network.
+    besides `config`, by a name that a message can use.  beside: what is saved with the network.  processes: those
+    that share each step; all of them end with the same weights, and the main one saves.
 
     Yields after every step and saves every `checkpoint_minutes` and at the end; of a run that has ended, yields its
     last state once. Raises UserError if `out` belongs to another run or the loss stops being a number.
@@ -86,11 +96,14 @@ def training_loop(
     allow_tf32(next(network.parameters()).device)
     saves = Timer(config.checkpoint_minutes)
     for loss in losses(step):
+        optimizer.zero_grad(set_to_none=True)
+        loss.total.backward()
+        loss, due = _over_all(processes, weights_of(optimizer), loss, saves.due())
         rate = learning_rate(config, step, steps=config.steps)
         optimise(optimizer, loss.total, rate=rate, clip=config.gradient_clip, step=step)
         step, tokens = step + 1, tokens + loss.tokens
         saved = None
-        if step == config.steps or saves.due():
+        if processes.is_main and (due or step == config.steps):
             state = {"step": step, "tokens": tokens, "config": settings, "origins": origins}
             saved = save_network(out, network, optimizer, state, beside=beside)
         parts = {
@@ -100,3 +113,27 @@ def training_loop(
         yield LoopState(step, config.steps, parts, tokens, rate, saved, network)
         if step == config.steps:
             return
+
+
+@torch.no_grad()
+def _over_all(
+    processes: Processes, weights: list[torch.nn.Parameter], loss: StepLoss, due: bool
+) -> tuple[StepLoss, bool]:
+    """The loss over the tokens of all processes, its gradients in `weights`; whether the main one is to save."""
+    if processes.count == 1:
+        return loss, due
+    names = [name for name, part in loss.parts.items() if not isinstance(part, str)]
+    gradients = [torch.zeros_like(w) if w.grad is None else w.grad for w in weights]
+    means = [*gradients, loss.total, *(loss.parts[name] for name in names)]
+    told = torch.tensor([loss.tokens, due and processes.is_main], device=loss.total.device)
+    flat = torch.cat([mean.detach().float().flatten() for mean in means]) * loss.tokens
+    *flat, tokens, saving = processes.total(torch.cat([flat, told])).split(
+        [*(mean.numel() for mean in means), 1, 1]
+    )
+    means = [part / tokens for part in flat]
+    for weight, mean in zip(weights, means, strict=False):
+        weight.grad = mean.view_as(weight)
+    total, *parts = (mean[0] for mean in means[len(weights) :])
+    return StepLoss(total, int(tokens), loss.parts | dict(zip(names, parts, strict=True))), bool(
+        saving > 0
+    )

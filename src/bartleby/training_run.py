@@ -37,12 +37,12 @@ from bartleby.evaluation.latents import (
 from bartleby.latent_data import LENGTHS_FILE
 from bartleby.latents import STATISTICS_FILE
 from bartleby.precision import network_dtype
+from bartleby.processes import Processes, make_accelerator
 from bartleby.run_log import LOG_EVERY, RunLog, read_log
 from bartleby.run_setup import Setup, prepare, reference_cosines, validation_sample
 from bartleby.training import (
     TrainingState,
     check_same_run,
-    make_accelerator,
     total_steps,
     train,
 )
@@ -64,8 +64,7 @@ def run_training(
     run of another configuration.  prepared: what `prepare` returns, if that was called before.
     """
     out, accelerator = Path(out), make_accelerator(device)
-    if not accelerator.is_main_process:
-        say = _silence
+    say = Processes(accelerator).speaking(say)
     with accelerator.main_process_first():
         setup, denoiser = prepared or prepare(config, device=str(accelerator.device), say=say)
     steps = total_steps(config, setup.training)
@@ -85,8 +84,7 @@ def run_training(
         f"{config.objective.target} · {_noise(config)} · "
         f"{steps:,} steps of up to {config.training.tokens_per_batch:,} tokens · "
         f"{accelerator.device}, {str(network_dtype(accelerator.device)).removeprefix('torch.')}"
-        f"{f', {accelerator.num_processes} processes' if accelerator.num_processes > 1 else ''}"
-        f" · seed {config.training.seed}"
+        f"{Processes(accelerator)} · seed {config.training.seed}"
     )
     states = train(config, setup.training, denoiser, setup.scheduler, out, accelerator, say=say)
     record = {}
@@ -255,7 +253,3 @@ def _check_begun(out: Path, config: TrainConfig) -> None:
 def _begin(out: Path, config: TrainConfig) -> None:
     made_folder(checkpoint_folder(out, 0).parent)
     write_json(out / "config.json", config_to_dict(config))
-
-
-def _silence(message: str) -> None:
-    """Only the main process speaks."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -73,6 +74,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+SHARED = ("pretrain", "train", "repair", "compress")  # commands that several processes can work on
+
 Model = Annotated[
     str | None,
     typer.Option(
@@ -107,6 +110,11 @@ def main(
 ) -> None:
     from bartleby import silence_libraries
 
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and ctx.invoked_subcommand not in SHARED:
+        raise UserError(
+            f"{ctx.invoked_subcommand} is the work of one process: start it without torchrun (several share "
+            f"{', '.join(SHARED)})"
+        )
     silence_libraries()
 
 

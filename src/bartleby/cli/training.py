@@ -63,7 +63,7 @@ def train(
 
     Example: bartleby train configs/transformer.toml --set data.source=stories.txt
 
-    On several processes or GPUs: accelerate launch -m bartleby train CONFIG.toml
+    On several GPUs or processes: torchrun --nproc-per-node 8 -m bartleby train CONFIG.toml
     """
     from bartleby.config import read_config
     from bartleby.console import print_json, say

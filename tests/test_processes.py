@@ -1,0 +1,124 @@
+"""Several processes share a run: together they learn what one alone would."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import started
+from safetensors.torch import load_file
+
+from bartleby.processes import Processes
+from bartleby.run_log import read_log
+
+# Seven texts of different lengths, so that processes have unequal numbers of tokens; nothing is drawn.
+SHARED = """
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bartleby.denoisers import DenoisingTransformer
+from bartleby.processes import launched
+from bartleby.training_loop import StepLoss, training_loop
+
+
+@dataclass
+class Settings:
+    steps: int = 5
+    learning_rate: float = 1e-2
+    warmup_steps: int = 1
+    decay_share: float = 0.0
+    gradient_clip: float = 1.0
+    checkpoint_minutes: float = 60.0
+
+
+processes, device = launched("cpu")
+torch.manual_seed(0)
+network = DenoisingTransformer(channels=4, width=16, layers=1, heads=2)
+lengths, values = np.array([3, 9, 4, 7, 2, 8, 5]), torch.randn(7, 4, 9)
+
+
+def losses(step):
+    while True:
+        rows = processes.share(np.arange(7))
+        mask = torch.arange(9) < torch.from_numpy(lengths[rows])[:, None]
+        error = (network(values[rows], 100, mask).sample - values[rows].flip(1)).square().mean(dim=1)
+        mean = error[mask].mean()
+        yield StepLoss(mean, int(mask.sum()), {"loss": mean, "kind": "a"})
+
+
+optimizer = torch.optim.SGD(network.parameters(), lr=1e-2)
+out = Path(sys.argv[1])
+options = {"origins": {}, "processes": processes}
+states = list(training_loop(Settings(), network, optimizer, losses, out, **options))
+assert all(state.tokens == 38 * state.step for state in states)
+assert [state.saved is not None for state in states] == [False] * 4 + [processes.is_main]
+(out / f"losses-{processes.index}").write_text(" ".join(str(state.losses["loss"]) for state in states))
+"""
+
+
+def succeeded(process) -> str:
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors.decode()[-3000:]
+    return errors.decode()
+
+
+def test_the_loss_and_its_gradient_are_those_of_all_tokens(tmp_path):
+    (tmp_path / "shared_script.py").write_text(SHARED)
+    ends = {}
+    for count in (1, 2):
+        out = tmp_path / str(count)
+        out.mkdir()
+        succeeded(started("shared_script", out, processes=count, PYTHONPATH=str(tmp_path)))
+        saved = load_file(out / "checkpoints/step-00000005/diffusion_pytorch_model.safetensors")
+        losses = [(out / f"losses-{index}").read_text().split() for index in range(count)]
+        assert all(own == losses[0] for own in losses)
+        ends[count] = np.array(losses[0], float), saved
+    assert ends[1][0] == pytest.approx(ends[2][0], rel=1e-5)
+    assert ends[1][0][-1] < ends[1][0][0]
+    for name, weight in ends[1][1].items():
+        torch.testing.assert_close(weight, ends[2][1][name], atol=1e-5, rtol=1e-4)
+
+
+def test_two_processes_pretrain_compress_and_repair(
+    corpus_file, model_folder, generator_run, tmp_path
+):
+    commands = {
+        "pretrain": ("--preset", "tiny", "--data", corpus_file, "--steps", 12),
+        "compress": ("--model", model_folder, "--data", corpus_file, "--window", 32, "--steps", 12),
+        "repair": (generator_run, "--steps", 12),
+    }
+    for command, options in commands.items():
+        out = tmp_path / command
+        arguments = ("bartleby", command, *options, "--out", out)
+        messages = succeeded(started(*arguments, processes=2))
+        assert messages.count("2 processes") == 1 and messages.count("saved ") == 1
+        logged = [row for row in read_log(out) if row["kind"] == "train"]
+        assert [row["step"] for row in logged] == [10, 12]
+        assert (out / "model" / "config.json").exists()
+    again = started(*arguments, "--json", processes=2)
+    printed = again.communicate()[0].decode().splitlines()
+    assert again.returncode == 0 and len(printed) == 1 and json.loads(printed[0])["nats_after"]
+
+
+def test_what_one_process_does_is_refused_to_several(cli, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    result = cli("generate", "-n", 1)
+    assert result.exit_code == 1 and "generate is the work of one process" in result.stderr
+
+
+class Third(Processes):
+    index, count = 2, 4
+
+
+def test_every_process_gets_rows_and_draws_its_own_numbers():
+    assert Third().share(np.arange(11)).tolist() == [2, 6, 10]
+    assert Third().share(np.array([5, 6])).tolist() == [5]
+    assert Third().seed(1, 2) == (1, 2, 2)
+    alone = Processes()
+    assert alone.share(np.arange(3)).tolist() == [0, 1, 2] and alone.seed(1, 2) == (1, 2)
