@@ -102,7 +102,9 @@ def time_pretraining(
         ]
 
         def train_step(batch: DenoisingBatch) -> None:
+            optimizer.zero_grad(set_to_none=True)
             loss = pretraining_loss(bart, batch, network_dtype("cpu"))
+            loss.backward()
             optimise(optimizer, loss, rate=1e-3, clip=1.0, step=0)
 
         train_step(chosen[-1])

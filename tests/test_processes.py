@@ -10,7 +10,8 @@ import torch
 from conftest import started
 from safetensors.torch import load_file
 
-from bartleby.processes import Processes
+from bartleby.errors import UserError
+from bartleby.processes import Processes, make_accelerator
 from bartleby.run_log import read_log
 
 # Seven texts of different lengths, so that processes have unequal numbers of tokens; nothing is drawn.
@@ -95,15 +96,19 @@ def test_two_processes_pretrain_compress_and_repair(
     }
     for command, options in commands.items():
         out = tmp_path / command
-        arguments = ("bartleby", command, *options, "--out", out)
+        arguments = ("bartleby", command, *options, "--tokens-per-batch", 256, "--out", out)
         messages = succeeded(started(*arguments, processes=2))
         assert messages.count("2 processes") == 1 and messages.count("saved ") == 1
         logged = [row for row in read_log(out) if row["kind"] == "train"]
         assert [row["step"] for row in logged] == [10, 12]
         assert (out / "model" / "config.json").exists()
-    again = started(*arguments, "--json", processes=2)
-    printed = again.communicate()[0].decode().splitlines()
-    assert again.returncode == 0 and len(printed) == 1 and json.loads(printed[0])["nats_after"]
+    more = [14 if argument == 12 else argument for argument in arguments]
+    again = started(*more, "--json", processes=2)
+    printed, messages = (output.decode() for output in again.communicate())
+    assert again.returncode == 0 and json.loads(printed)["nats_after"]
+    assert messages.count("resuming from") == 1 and "step 12 of 14" in messages
+    alone = started(*(16 if argument == 12 else argument for argument in arguments))
+    assert "2 processes had this run before" in succeeded(alone)
 
 
 def test_what_one_process_does_is_refused_to_several(cli, monkeypatch):
@@ -115,10 +120,25 @@ def test_what_one_process_does_is_refused_to_several(cli, monkeypatch):
 class Third(Processes):
     index, count = 2, 4
 
+    def from_main(self, make):
+        return 8
 
-def test_every_process_gets_rows_and_draws_its_own_numbers():
+
+def test_every_process_gets_rows_draws_its_own_numbers_and_begins_where_the_main_one_does():
     assert Third().share(np.arange(11)).tolist() == [2, 6, 10]
     assert Third().share(np.array([5, 6])).tolist() == [5]
     assert Third().seed(1, 2) == (1, 2, 2)
+    Third().check_same(8)
+    with pytest.raises(UserError, match="process 2 would begin at step 0"):
+        Third().check_same(0)
     alone = Processes()
+    alone.check_same(5)
     assert alone.share(np.arange(3)).tolist() == [0, 1, 2] and alone.seed(1, 2) == (1, 2)
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    monkeypatch.setattr("bartleby.processes.chosen_device", lambda device: torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(UserError, match="4 processes were started, but this machine has 2 GPUs"):
+        make_accelerator()

@@ -180,6 +180,8 @@ def test_what_a_denoiser_lacks_or_would_ignore_is_said():
     given = {"known": torch.full(MASK.shape, -1)}
     with pytest.raises(UserError, match="Oracle takes no tokens; give it known_latents"):
         run(oracle, scheduler, SamplingSettings(), start, **given)
+    with pytest.raises(UserError, match="known_latents are for"):
+        run(oracle, scheduler, SamplingSettings(), start, known_latents=start)
     given["known_latents"] = start
     with pytest.raises(UserError, match="guidance is 2.0, but Oracle has not learned"):
         run(oracle, scheduler, SamplingSettings(guidance=2.0), start, **given)

@@ -11,13 +11,14 @@ import torch
 from bartleby.autoencoder import Autoencoder, fit_latent_statistics
 from bartleby.checkpoints import made_folder, replaced_folder, write_json
 from bartleby.compression import CompressionConfig, train_compressor
-from bartleby.console import print_json, say
+from bartleby.console import print_json
 from bartleby.corpus import load_corpus, merge, spread
 from bartleby.denoisers.build import parameters
 from bartleby.errors import UserError
 from bartleby.evaluation.reconstruction import Summary, reconstruct, summarise
 from bartleby.latents import STATISTICS_FILE, STATISTICS_TEXTS
 from bartleby.loading import COMPRESSOR, load_autoencoder
+from bartleby.messages import say
 from bartleby.processes import launched
 from bartleby.run_log import follow
 
@@ -53,14 +54,16 @@ def run_compression(
     )
     states = train_compressor(config, autoencoder, texts, out, processes=processes, say=say)
     last = follow(states, out, "compress", processes=processes)
-    if not processes.is_main:
-        return
-    compressed = dataclasses.replace(autoencoder, compressor=last.network.eval(), statistics=None)
-    record = _finish(config, compressed, texts, valid, data, out)
-    if as_json:
-        print_json(record)
-    else:
-        print(Summary(**record["validation"]))
+    if processes.is_main:
+        compressed = dataclasses.replace(
+            autoencoder, compressor=last.network.eval(), statistics=None
+        )
+        record = _finish(config, compressed, texts, valid, data, out, say)
+        if as_json:
+            print_json(record)
+        else:
+            print(Summary(**record["validation"]))
+    processes.wait()
     say(f"saved {out / 'model'}  →  try: bartleby reconstruct FILE --model {out / 'model'}")
 
 
@@ -72,6 +75,7 @@ def _finish(
     valid: list[str],
     data: list[str],
     out: Path,
+    say: Callable[[str], None],
 ) -> dict:
     """Measures the compressor on held-out texts and writes `out/model`."""
     held_out = compressed.split(spread(valid, VALIDATION_TEXTS))[:VALIDATION_TEXTS]

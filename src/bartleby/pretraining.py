@@ -1,8 +1,8 @@
 """Pretraining: a BART from scratch, with BART's denoising objective and noise on its latents.
 
 `pretrain(config, texts, run)` is a generator of `LoopState`, one per optimiser step. All randomness is
-a function of (seed, step), so a run that was killed and resumed goes through the same numbers as one
-that was not.
+a function of (seed, step) and, where several processes share a step, the process, so a run that was
+killed and resumed goes through the same numbers as one that was not.
 """
 
 from __future__ import annotations

@@ -11,12 +11,13 @@ from transformers import PreTrainedTokenizerBase
 
 from bartleby.autoencoder import Autoencoder, fit_latent_statistics
 from bartleby.checkpoints import made_folder, read_json, replaced_folder, write_json
-from bartleby.console import print_json, say
+from bartleby.console import print_json
 from bartleby.corpus import load_corpus, merge, spread
 from bartleby.errors import UserError
 from bartleby.evaluation.infilling import measure_infilling
 from bartleby.evaluation.reconstruction import Summary, reconstruct, summarise
 from bartleby.latents import STATISTICS_FILE, STATISTICS_TEXTS
+from bartleby.messages import say
 from bartleby.precision import network_dtype
 from bartleby.pretraining import PRESETS, PretrainConfig, pretrain, run_tokenizer
 from bartleby.processes import launched
@@ -67,23 +68,37 @@ def run_pretraining(
 
     def observe(state: LoopState, log: RunLog) -> None:
         if state.step % validate_every == 0 and state.step < config.steps:
-            _validate(config, state, tokenizer, valid, log, name=str(out))
+            _validate(config, state, tokenizer, valid, log, name=str(out), say=say)
 
     states = pretrain(
         config, train, out, tokenizer=tokenizer, device=device, processes=processes, say=say
     )
     last = follow(states, out, "pretrain", processes=processes, observe=observe)
-    if not processes.is_main:
-        return
+    if processes.is_main:
+        names = [Path(source).name for source in data]
+        _report(config, last, tokenizer, train, valid, names, out, as_json=as_json, say=say)
+    processes.wait()
+
+
+def _report(
+    config: PretrainConfig,
+    last: LoopState,
+    tokenizer: PreTrainedTokenizerBase,
+    train: list[str],
+    valid: list[str],
+    data: list[str],
+    out: Path,
+    *,
+    as_json: bool,
+    say: Callable[[str], None],
+) -> None:
     saved = out / "model" / RECORD_FILE
     if last.losses is None and saved.exists():
         say(f"'{out}' has already run its {config.steps:,} steps; to go on, raise --steps")
         if as_json:
             print_json(read_json(saved))
         return
-    record = finish(
-        config, last, tokenizer, train, valid, data=[Path(source).name for source in data], out=out
-    )
+    record = finish(config, last, tokenizer, train, valid, data=data, out=out, say=say)
     if as_json:
         print_json(record)
     else:
@@ -101,6 +116,7 @@ def finish(
     *,
     data: list[str],
     out: Path,
+    say: Callable[[str], None] = say,
 ) -> dict:
     """Measures the trained BART as it will be stored and writes `out/model`; returns the record saved with it."""
     # As it will be after loading.
@@ -158,6 +174,7 @@ def _validate(
     log: RunLog,
     *,
     name: str,
+    say: Callable[[str], None],
 ) -> None:
     bart = state.network.eval()
     autoencoder = Autoencoder(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
@@ -13,6 +14,7 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from accelerate.utils import broadcast_object_list
 
+from bartleby.errors import UserError
 from bartleby.precision import allow_tf32, chosen_device
 
 T = TypeVar("T")
@@ -63,6 +65,23 @@ class Processes:
         made = [make() if self.is_main else None]
         return broadcast_object_list(made)[0]
 
+    def check_same(self, step: int) -> None:
+        """UserError if this one is to begin at another step than the main one: it does not see its checkpoints."""
+        if self.from_main(lambda: step) != step:
+            raise UserError(
+                f"process {self.index} would begin at step {step:,}, the main one does not: the run folder must be one "
+                "that all of them see"
+            )
+
+    def main_first(self) -> AbstractContextManager[None]:
+        """Within, the others wait until the main one has left."""
+        return self.accelerator.main_process_first() if self.accelerator else nullcontext()
+
+    def wait(self) -> None:
+        """Until all of them have come here."""
+        if self.accelerator:
+            self.accelerator.wait_for_everyone()
+
     def speaking(self, say: Callable[[str], None]) -> Callable[[str], None]:
         """`say` in the main one, nothing in the others."""
         return say if self.is_main else _silence
@@ -77,8 +96,16 @@ def launched(device: str | None = None) -> tuple[Processes, torch.device]:
 
 
 def make_accelerator(device: str | torch.device | None = None) -> Accelerator:
-    """accelerate for this device and every process that was started with this one."""
+    """accelerate for this device and every process that was started with this one.
+
+    UserError if they are more than this machine has GPUs.
+    """
     device = chosen_device(device)
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if device.type == "cuda" and here > torch.cuda.device_count():
+        raise UserError(
+            f"{here} processes were started, but this machine has {torch.cuda.device_count()} GPUs; each needs its own"
+        )
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)  # or accelerate would take the first
     allow_tf32(device)

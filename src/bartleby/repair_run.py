@@ -12,11 +12,12 @@ from diffusers import ModelMixin
 
 from bartleby.batching import pad
 from bartleby.checkpoints import made_folder, read_json, replaced_folder, write_json
-from bartleby.console import print_json, say
+from bartleby.console import print_json
 from bartleby.corpus import load_corpus, merge
 from bartleby.errors import UserError
 from bartleby.evaluation.latents import estimate_x0, noised
 from bartleby.latents import STATISTICS_FILE, Latents
+from bartleby.messages import say
 from bartleby.processes import launched
 from bartleby.reading import IGNORED, reading_loss
 from bartleby.repair import RepairConfig, repair
@@ -50,7 +51,8 @@ def run_repair(
     """
     processes, device = launched(device)
     say = processes.speaking(say)
-    setup, denoiser = open_run(run, device=str(device), say=say)
+    with processes.main_first():
+        setup, denoiser = open_run(run, device=str(device), say=say)
     if setup.autoencoder.compressor is not None:
         raise UserError(f"'{run}' works on compressed latents; only BART's own can be repaired")
     load_decoder(setup.autoencoder.bart, decoder_folder(start) if start else run)
@@ -70,30 +72,34 @@ def run_repair(
     )
     states = repair(config, setup, denoiser, texts, out, processes=processes, say=say)
     follow(states, out, "repair", processes=processes)
-    if not processes.is_main:
-        return
-    bart = setup.autoencoder.bart.eval()
-    bart.to(STORE).float()  # measured as it will be stored
-    after = measure_reading(setup, denoiser)
-    record = {
-        "config": dataclasses.asdict(config),
-        "nats_before": before,
-        "nats_after": after,
-        "data": [Path(source).name for source, _ in sources],
-        "start": start and Path(start).name,
-    }
-    _finish(setup, out, record)
-    if as_json:
-        print_json(record)
-    else:
-        print("nats a token, the decoder reading the denoiser's estimate (held-out texts)")
-        print("timestep" + "".join(f"{share:>8.0%}" for share in GRID))
-        for name, row in (("before", before), ("after", after)):
-            print(f"{name:<8}" + "".join(f"{row[str(share)]:>8.2f}" for share in GRID))
+    if processes.is_main:
+        bart = setup.autoencoder.bart.eval()
+        bart.to(STORE).float()  # measured as it will be stored
+        record = {
+            "config": dataclasses.asdict(config),
+            "nats_before": before,
+            "nats_after": measure_reading(setup, denoiser),
+            "data": [Path(source).name for source, _ in sources],
+            "start": start and Path(start).name,
+        }
+        _finish(setup, out, record)
+        _report(record, as_json=as_json)
+    processes.wait()
     say(
         f"saved {out}  →  try: bartleby generate --model {run} --bart {out / 'model'}\n"
         f"to write with it from now on: bartleby defaults {run} --decoder {out}"
     )
+
+
+def _report(record: dict, *, as_json: bool) -> None:
+    if as_json:
+        print_json(record)
+        return
+    print("nats a token, the decoder reading the denoiser's estimate (held-out texts)")
+    print("timestep" + "".join(f"{share:>8.0%}" for share in GRID))
+    for name in ("before", "after"):
+        row = record[f"nats_{name}"]
+        print(f"{name:<8}" + "".join(f"{row[str(share)]:>8.2f}" for share in GRID))
 
 
 def _reading_before(setup: Setup, denoiser: ModelMixin, out: Path) -> dict[str, float]:

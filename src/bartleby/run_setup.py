@@ -14,7 +14,7 @@ from rich.progress import Progress
 from bartleby.autoencoder import Autoencoder
 from bartleby.checkpoints import read_json
 from bartleby.config import TrainConfig, config_from_dict
-from bartleby.console import progress_bar, say
+from bartleby.console import progress_bar
 from bartleby.corpus import load_corpus
 from bartleby.denoisers import (
     IdentityDenoiser,
@@ -30,6 +30,7 @@ from bartleby.evaluation.latents import average, measure
 from bartleby.latent_data import EncodedBatches, LatentData, open_latents
 from bartleby.latents import Latents, LatentStatistics
 from bartleby.loading import generator_folder, load_autoencoder
+from bartleby.messages import say
 from bartleby.schedules import TARGETS, noise_scheduler
 from bartleby.token_statistics import fit_mixture, token_statistics
 

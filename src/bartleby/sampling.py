@@ -226,6 +226,8 @@ def _check_options(
     known_latents: torch.Tensor | None,
 ) -> None:
     """UserError for options that this denoiser would ignore, and for what it lacks."""
+    if known_latents is not None and (known is None or takes_tokens(denoiser)):
+        raise UserError("known_latents are for a denoiser that takes no tokens, beside known")
     if takes_tokens(denoiser):
         return
     kind = type(denoiser).__name__

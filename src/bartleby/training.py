@@ -36,6 +36,7 @@ from bartleby.latent_data import LatentData
 from bartleby.messages import say
 from bartleby.optimisation import Timer, learning_rate
 from bartleby.precision import autocast, network_dtype
+from bartleby.processes import Processes
 from bartleby.training_batch import ORDER, denoising_loss, make_batch
 
 # Settings that may differ when a run is resumed: how long it goes on, and what it reports.
@@ -123,6 +124,7 @@ def train(
     ema = EMAModel(denoiser.parameters(), decay=settings.ema_decay, foreach=True)
     progress = _resume(config, run, denoiser, optimizer, ema, say)
     step, passages, tokens = progress["step"], progress["passages"], progress["tokens"]
+    Processes(accelerator).check_same(step)
     if step >= steps:
         yield TrainingState(step, steps, None, 0.0, 0.0, passages, tokens, None, denoiser, ema)
         return

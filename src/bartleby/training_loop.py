@@ -90,6 +90,11 @@ def training_loop(
     settings = dataclasses.asdict(config)
     state = resume_network(out, network, optimizer, settings, origins, MAY_CHANGE, say)
     step, tokens = state.get("step", 0), state.get("tokens", 0)
+    processes.check_same(step)
+    if state.get("processes", processes.count) != processes.count:
+        say(
+            f"{state['processes']} processes had this run before; what is drawn now is drawn otherwise"
+        )
     if step >= config.steps:
         yield LoopState(step, config.steps, None, tokens, 0.0, None, network)
         return
@@ -104,7 +109,8 @@ def training_loop(
         step, tokens = step + 1, tokens + loss.tokens
         saved = None
         if processes.is_main and (due or step == config.steps):
-            state = {"step": step, "tokens": tokens, "config": settings, "origins": origins}
+            state = {"step": step, "tokens": tokens, "processes": processes.count}
+            state |= {"config": settings, "origins": origins}
             saved = save_network(out, network, optimizer, state, beside=beside)
         parts = {
             name: part if isinstance(part, str) else float(part.detach())

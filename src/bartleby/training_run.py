@@ -25,7 +25,7 @@ from bartleby.checkpoints import (
     write_json,
 )
 from bartleby.config import TrainConfig, config_to_dict
-from bartleby.console import progress_bar, say
+from bartleby.console import progress_bar
 from bartleby.denoisers.build import parameters, save_denoiser
 from bartleby.evaluation.latents import (
     DenoisingScores,
@@ -36,6 +36,7 @@ from bartleby.evaluation.latents import (
 )
 from bartleby.latent_data import LENGTHS_FILE
 from bartleby.latents import STATISTICS_FILE
+from bartleby.messages import say
 from bartleby.precision import network_dtype
 from bartleby.processes import Processes, make_accelerator
 from bartleby.run_log import LOG_EVERY, RunLog, read_log

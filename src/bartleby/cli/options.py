@@ -28,7 +28,8 @@ class Commands(TyperGroup):
                 if isinstance(error, UserError)
                 else f"{error.strerror or error}: {error.filename or 'output'}"
             )
-            typer.echo("error: " + " ".join(message.split()), err=True)
+            who = f" (process {os.environ['RANK']})" if os.environ.get("RANK", "0") != "0" else ""
+            typer.echo(f"error{who}: " + " ".join(message.split()), err=True)
             raise typer.Exit(1) from None
 
 
@@ -93,10 +94,9 @@ Split = Annotated[
 ]
 Column = Annotated[str, typer.Option(help="Field of .jsonl or column of .csv that holds the text.")]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda. Default: cuda where there is one.")]
-TokensPerBatch = Annotated[
-    int,
-    typer.Option(min=1, help="Of an optimiser step; a GPU is filled by some ten thousand."),
-]
+TOKENS_PER_BATCH = "Of an optimiser step; a GPU is filled by some ten thousand."
+TokensPerBatch = Annotated[int, typer.Option(min=1, help=TOKENS_PER_BATCH)]
+LearningRate = Annotated[float, typer.Option(min=1e-8, help="The highest.")]
 CurvePlot = Annotated[
     Path | None, typer.Option(help="Write the curve as a picture (.png, .svg, .pdf).")
 ]

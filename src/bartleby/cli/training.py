@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from bartleby.cli.options import Column, Device, Json, Model, Seed, TokensPerBatch
+from bartleby.cli.options import (
+    TOKENS_PER_BATCH,
+    Column,
+    Device,
+    Json,
+    LearningRate,
+    Model,
+    Seed,
+    TokensPerBatch,
+)
 
 
 def pretrain(
@@ -25,6 +34,12 @@ def pretrain(
         float | None,
         typer.Option(help="Share of the steps, at the end, that lower the learning rate, 0 to 1."),
     ] = None,
+    tokens_per_batch: Annotated[
+        int | None, typer.Option(min=1, help=f"{TOKENS_PER_BATCH} Default: the preset's.")
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(min=1e-8, help="The highest. Default: the preset's.")
+    ] = None,
     save_every: Annotated[float, typer.Option(min=0, help="Minutes between checkpoints.")] = 4.0,
     validate_every: Annotated[int, typer.Option(min=1, help="Steps between validations.")] = 500,
     column: Column = "text",
@@ -36,13 +51,27 @@ def pretrain(
 
     Example: bartleby pretrain --preset nano --data stories.txt --out runs/stories
     """
+    from bartleby.console import say
     from bartleby.pretraining_run import configure, run_pretraining
 
     config = configure(
-        preset, steps=steps, decay_share=decay, checkpoint_minutes=save_every, seed=seed
+        preset,
+        steps=steps,
+        decay_share=decay,
+        tokens_per_batch=tokens_per_batch,
+        learning_rate=learning_rate,
+        checkpoint_minutes=save_every,
+        seed=seed,
     )
     run_pretraining(
-        config, data, out, column=column, device=device, validate_every=validate_every, as_json=json
+        config,
+        data,
+        out,
+        column=column,
+        device=device,
+        validate_every=validate_every,
+        as_json=json,
+        say=say,
     )
 
 
@@ -63,7 +92,7 @@ def train(
 
     Example: bartleby train configs/transformer.toml --set data.source=stories.txt
 
-    On several GPUs or processes: torchrun --nproc-per-node 8 -m bartleby train CONFIG.toml
+    On several GPUs: torchrun --nproc-per-node gpu -m bartleby train CONFIG.toml
     """
     from bartleby.config import read_config
     from bartleby.console import print_json, say
@@ -72,7 +101,7 @@ def train(
 
     overrides = [*(set_ or []), *([] if seed is None else [f"training.seed={seed}"])]
     run = out or Path("runs") / config.stem
-    record = run_training(read_config(config, overrides), run, device=device)
+    record = run_training(read_config(config, overrides), run, device=device, say=say)
     if not record:
         return  # another process has it
     if json:
@@ -131,7 +160,7 @@ def repair(
         ),
     ] = 0.1,
     tokens_per_batch: TokensPerBatch = 2048,
-    rate: Annotated[float, typer.Option("--learning-rate", min=1e-8, help="The highest.")] = 1e-3,
+    learning_rate: LearningRate = 1e-3,
     save_every: Annotated[float, typer.Option(min=0, help="Minutes between checkpoints.")] = 4.0,
     column: Column = "text",
     device: Device = None,
@@ -145,6 +174,7 @@ def repair(
 
     Example: bartleby repair runs/stories-generator --out runs/repaired
     """
+    from bartleby.console import say
     from bartleby.repair import RepairConfig
     from bartleby.repair_run import run_repair
 
@@ -158,7 +188,7 @@ def repair(
         copies=copies,
         dropout=dropout,
         tokens_per_batch=tokens_per_batch,
-        learning_rate=rate,
+        learning_rate=learning_rate,
         checkpoint_minutes=save_every,
         seed=seed,
     )
@@ -171,6 +201,7 @@ def repair(
         column=column,
         device=device,
         as_json=json,
+        say=say,
     )
 
 
@@ -188,6 +219,8 @@ def compress(
         typer.Option(help="Largest noise on the latents in training, in standard deviations."),
     ] = 0.5,
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 2000,
+    tokens_per_batch: TokensPerBatch = 2048,
+    learning_rate: LearningRate = 1e-3,
     save_every: Annotated[float, typer.Option(min=0, help="Minutes between checkpoints.")] = 4.0,
     column: Column = "text",
     model: Model = None,
@@ -203,6 +236,7 @@ def compress(
     """
     from bartleby.compression import CompressionConfig
     from bartleby.compression_run import run_compression
+    from bartleby.console import say
 
     config = CompressionConfig(
         window=window,
@@ -210,10 +244,14 @@ def compress(
         vector_channels=vector_channels,
         noise=noise,
         steps=steps,
+        tokens_per_batch=tokens_per_batch,
+        learning_rate=learning_rate,
         checkpoint_minutes=save_every,
         seed=seed,
     )
-    run_compression(config, data, out, model=model, column=column, device=device, as_json=json)
+    run_compression(
+        config, data, out, model=model, column=column, device=device, as_json=json, say=say
+    )
 
 
 def doctor(
