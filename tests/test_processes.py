@@ -17,25 +17,15 @@ from bartleby.run_log import read_log
 # Seven texts of different lengths, so that processes have unequal numbers of tokens; nothing is drawn.
 SHARED = """
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from bartleby.autoregressive import AutoregressiveConfig
 from bartleby.denoisers import DenoisingTransformer
 from bartleby.processes import launched
 from bartleby.training_loop import StepLoss, training_loop
-
-
-@dataclass
-class Settings:
-    steps: int = 5
-    learning_rate: float = 1e-2
-    warmup_steps: int = 1
-    decay_share: float = 0.0
-    gradient_clip: float = 1.0
-    checkpoint_minutes: float = 60.0
 
 
 processes, device = launched("cpu")
@@ -55,8 +45,9 @@ def losses(step):
 
 optimizer = torch.optim.SGD(network.parameters(), lr=1e-2)
 out = Path(sys.argv[1])
+settings = AutoregressiveConfig(steps=5, learning_rate=1e-2, warmup_steps=1, decay_share=0.0)
 options = {"origins": {}, "processes": processes}
-states = list(training_loop(Settings(), network, optimizer, losses, out, **options))
+states = list(training_loop(settings, network, optimizer, losses, out, **options))
 assert all(state.tokens == 38 * state.step for state in states)
 assert [state.saved is not None for state in states] == [False] * 4 + [processes.is_main]
 (out / f"losses-{processes.index}").write_text(" ".join(str(state.losses["loss"]) for state in states))

@@ -75,30 +75,19 @@ def run_pretraining(
     )
     last = follow(states, out, "pretrain", processes=processes, observe=observe)
     if processes.is_main:
-        names = [Path(source).name for source in data]
-        _report(config, last, tokenizer, train, valid, names, out, as_json=as_json, say=say)
+        saved = out / "model" / RECORD_FILE
+        if last.losses is None and saved.exists():
+            say(f"'{out}' has already run its {config.steps:,} steps; to go on, raise --steps")
+            if as_json:
+                print_json(read_json(saved))
+        else:
+            names = [Path(source).name for source in data]
+            record = finish(config, last, tokenizer, train, valid, data=names, out=out, say=say)
+            _report(record, out, as_json=as_json, say=say)
     processes.wait()
 
 
-def _report(
-    config: PretrainConfig,
-    last: LoopState,
-    tokenizer: PreTrainedTokenizerBase,
-    train: list[str],
-    valid: list[str],
-    data: list[str],
-    out: Path,
-    *,
-    as_json: bool,
-    say: Callable[[str], None],
-) -> None:
-    saved = out / "model" / RECORD_FILE
-    if last.losses is None and saved.exists():
-        say(f"'{out}' has already run its {config.steps:,} steps; to go on, raise --steps")
-        if as_json:
-            print_json(read_json(saved))
-        return
-    record = finish(config, last, tokenizer, train, valid, data=data, out=out, say=say)
+def _report(record: dict, out: Path, *, as_json: bool, say: Callable[[str], None]) -> None:
     if as_json:
         print_json(record)
     else:

@@ -109,8 +109,13 @@ def training_loop(
         step, tokens = step + 1, tokens + loss.tokens
         saved = None
         if processes.is_main and (due or step == config.steps):
-            state = {"step": step, "tokens": tokens, "processes": processes.count}
-            state |= {"config": settings, "origins": origins}
+            state = {
+                "step": step,
+                "tokens": tokens,
+                "processes": processes.count,
+                "config": settings,
+                "origins": origins,
+            }
             saved = save_network(out, network, optimizer, state, beside=beside)
         parts = {
             name: part if isinstance(part, str) else float(part.detach())
@@ -140,6 +145,5 @@ def _over_all(
     for weight, mean in zip(weights, means, strict=False):
         weight.grad = mean.view_as(weight)
     total, *parts = (mean[0] for mean in means[len(weights) :])
-    return StepLoss(total, int(tokens), loss.parts | dict(zip(names, parts, strict=True))), bool(
-        saving > 0
-    )
+    whole = StepLoss(total, int(tokens), loss.parts | dict(zip(names, parts, strict=True)))
+    return whole, bool(saving > 0)

@@ -65,8 +65,9 @@ def run_training(
     run of another configuration.  prepared: what `prepare` returns, if that was called before.
     """
     out, accelerator = Path(out), make_accelerator(device)
-    say = Processes(accelerator).speaking(say)
-    with accelerator.main_process_first():
+    processes = Processes(accelerator)
+    say = processes.speaking(say)
+    with processes.main_first():
         setup, denoiser = prepared or prepare(config, device=str(accelerator.device), say=say)
     steps = total_steps(config, setup.training)
     finished = out / "training.json"
@@ -75,21 +76,21 @@ def run_training(
         say(
             f"'{out}' has already run its {steps:,} steps; to go on, raise training.steps or epochs"
         )
-        return record if accelerator.is_main_process else {}
+        return record if processes.is_main else {}
     _check_begun(out, config)
-    if accelerator.is_main_process:
+    if processes.is_main:
         _begin(out, config)
-    accelerator.wait_for_everyone()
+    processes.wait()
     say(
         f"{config.denoiser.name} · {parameters(denoiser):,} parameters · predicts "
         f"{config.objective.target} · {_noise(config)} · "
         f"{steps:,} steps of up to {config.training.tokens_per_batch:,} tokens · "
         f"{accelerator.device}, {str(network_dtype(accelerator.device)).removeprefix('torch.')}"
-        f"{Processes(accelerator)} · seed {config.training.seed}"
+        f"{processes} · seed {config.training.seed}"
     )
     states = train(config, setup.training, denoiser, setup.scheduler, out, accelerator, say=say)
     record = {}
-    if accelerator.is_main_process:
+    if processes.is_main:
         with Observer(setup, out, say) as observer:
             for state in states:
                 observer.see(state)
@@ -97,7 +98,7 @@ def run_training(
     else:
         for _ in states:
             pass
-    accelerator.wait_for_everyone()
+    processes.wait()
     return record
 
 
