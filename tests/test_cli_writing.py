@@ -119,9 +119,14 @@ def test_impossible_steps_are_a_usage_error(cli, generator_run, steps):
 
 
 def test_a_run_that_has_not_finished_is_named(cli, tmp_path):
-    (tmp_path / "training.json").write_text("{}")
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "checkpoints").mkdir()
+    for arguments in (("generate", "--model", tmp_path), ("info", tmp_path)):
+        result = cli(*arguments)
+        assert result.exit_code == 1 and "is no finished run: denoiser is missing" in result.stderr
+    (tmp_path / "config.json").unlink()  # as a run of pretraining
     result = cli("generate", "--model", tmp_path)
-    assert result.exit_code == 1 and "is no finished run: denoiser is missing" in result.stderr
+    assert result.exit_code == 1 and "holds no model: model_index.json" in result.stderr
 
 
 def test_what_a_run_writes_with_is_chosen_once(cli, generator_run, tmp_path):

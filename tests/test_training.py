@@ -176,6 +176,22 @@ def test_a_finished_run_says_so_and_can_be_made_longer(tiny_config, tmp_path):
             run(tiny_config, tmp_path / "run", training_steps=steps, training_learning_rate=0.5)
 
 
+def test_that_a_run_has_ended_or_is_another_is_told_before_anything_is_encoded(
+    tiny_config, tmp_path, monkeypatch
+):
+    record = run(tiny_config, tmp_path / "run")
+
+    def prepared(*args, **options):
+        raise AssertionError("encodes")
+
+    monkeypatch.setattr("bartleby.training_run.prepare", prepared)
+    assert run(tiny_config, tmp_path / "run") == record
+    with pytest.raises(UserError, match=r"training.learning_rate = 0.001, not 0.5"):
+        run(tiny_config, tmp_path / "run", training_learning_rate=0.5)
+    with pytest.raises(AssertionError, match="encodes"):  # it may go on
+        run(tiny_config, tmp_path / "run", training_steps=14)
+
+
 def test_a_run_that_was_killed_before_its_first_checkpoint_is_still_that_run(tiny_config, tmp_path):
     config = config_from_dict(tiny_config)
     setup, denoiser = prepare(config, say=quiet)

@@ -31,6 +31,7 @@ class DamagedCheckpointError(UserError):
 
 
 WEIGHTS = ["model.safetensors", "diffusion_pytorch_model.safetensors"]  # transformers', diffusers'
+CHECKPOINTS = "checkpoints"  # their folder in a run's
 KEEP = 2  # the newest, and the one before in case the newest is damaged
 
 
@@ -153,7 +154,12 @@ def made_folder(folder: Path) -> Path:
 
 
 def checkpoint_folder(run: Path, step: int) -> Path:
-    return run / "checkpoints" / f"step-{step:08d}"
+    return run / CHECKPOINTS / f"step-{step:08d}"
+
+
+def checkpoint_folders(run: Path) -> list[Path]:
+    """Those that the run holds, the newest first."""
+    return sorted((run / CHECKPOINTS).glob("step-*"), reverse=True)
 
 
 def save_training_state(folder: Path, optimizer: AnyOptimizer, state: dict) -> None:
@@ -197,7 +203,7 @@ def load_newest_checkpoint(
     A damaged one is said and the one before it tried. Raises UserError if all are damaged: starting
     over would throw away what might still be rescued.
     """
-    folders = sorted((run / "checkpoints").glob("step-*"), reverse=True)
+    folders = checkpoint_folders(run)
     for folder in folders:
         try:
             load(folder)
@@ -300,5 +306,5 @@ def digest_of(*parts: torch.nn.Module | list[str]) -> str:
 
 def drop_old_checkpoints(run: Path) -> None:
     """Leaves the newest `KEEP` checkpoints."""
-    for folder in sorted((run / "checkpoints").glob("step-*"))[:-KEEP]:
+    for folder in checkpoint_folders(run)[KEEP:]:
         shutil.rmtree(folder)

@@ -11,10 +11,10 @@ from bartleby.checkpoints import read_json, replaced_file, write_json
 from bartleby.config import config_from_dict
 from bartleby.errors import UserError
 from bartleby.loading import load_autoencoder
+from bartleby.run_folder import RECORD_FILE, SAMPLING_FILE
 from bartleby.sampling import SamplingSettings
 from bartleby.writing_decoder import DECODER_FILE, decoder_folder, load_decoder
 
-SAMPLING_FILE = "sampling.json"
 NO_DECODER = "none"
 
 
@@ -28,7 +28,7 @@ def settings_from(saved: dict[str, Any]) -> SamplingSettings:
 
 def read_defaults(run: Path) -> SamplingSettings:
     """What a finished run of `bartleby train` is sampled with."""
-    if not (run / "training.json").exists():
+    if not (run / RECORD_FILE).exists():
         raise UserError(f"'{run}' is no finished run of bartleby train")
     path = run / SAMPLING_FILE
     return settings_from(read_json(path) if path.exists() else {})
@@ -46,7 +46,7 @@ def write_defaults(
         (run / DECODER_FILE).unlink(missing_ok=True)
     elif decoder is not None:
         folder = decoder_folder(decoder)
-        trained = config_from_dict(read_json(run / "training.json")["config"]).autoencoder
+        trained = config_from_dict(read_json(run / RECORD_FILE)["config"]).autoencoder
         load_decoder(load_autoencoder(trained.model, device="cpu").bart, folder)
         with replaced_file(run / DECODER_FILE) as temporary:
             try:

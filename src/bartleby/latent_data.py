@@ -33,7 +33,6 @@ MOMENT_PASSAGES = 5_000  # what the statistics are taken from where latents are 
 FREE_SHARE = 0.8  # of the free disk space that a cache may take
 GPU_SHARE = 0.4  # of a GPU's free memory that latents may take, to be gathered from there
 FORMAT = 1
-LENGTHS_FILE = "lengths.json"  # of a training run: how many passages have 0, 1, 2, ... tokens
 
 
 EncodedBatches = Iterable[tuple[np.ndarray, Latents]]  # indices of passages, their latents

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from bartleby.autoencoder import Autoencoder
-from bartleby.checkpoints import read_json
 from bartleby.console import WIDTH, print_json
 from bartleby.denoisers.build import parameters
-from bartleby.pipeline import TextDiffusionPipeline
+from bartleby.pipeline import PIPELINE_FILE, TextDiffusionPipeline
+from bartleby.run_folder import is_run, read_record
 from bartleby.schedules import target_of
 from bartleby.writing_decoder import decoder_weights
 
@@ -96,15 +96,14 @@ def info_report(autoencoder: Autoencoder, *, as_json: bool) -> None:
 def is_generator(model: str | Path | None) -> bool:
     """Whether this names a run of `bartleby train` or a saved pipeline, and no BART."""
     folder = Path(model or "").expanduser()
-    return any((folder / name).exists() for name in ("training.json", "model_index.json"))
+    return is_run(folder) or (folder / PIPELINE_FILE).exists()
 
 
 def describe_generator(pipeline: TextDiffusionPipeline, folder: Path) -> dict[str, Any]:
     """What a generator is, as plain values."""
     counts = np.array(pipeline.config.length_counts or [])
     spread = np.repeat(np.arange(len(counts)), counts)
-    record = folder / "training.json"
-    trained = read_json(record) if record.exists() else None
+    trained = read_record(folder)
     return {
         "model": str(folder),
         "denoiser": type(pipeline.denoiser).__name__,

@@ -20,12 +20,11 @@ from transformers import BartForConditionalGeneration, GenerationConfig, PreTrai
 from bartleby.autoencoder import Autoencoder, DecodeSettings
 from bartleby.checkpoints import read_json, realigned
 from bartleby.compressor import Compressor
-from bartleby.defaults import SAMPLING_FILE, settings_from
+from bartleby.defaults import settings_from
 from bartleby.denoisers import TokenTransformer, load_denoiser
 from bartleby.denoisers.build import has_own_class
 from bartleby.drafts import NOISE, Callback, Draft, Writer
 from bartleby.errors import UserError, first_line
-from bartleby.latent_data import LENGTHS_FILE
 from bartleby.latents import STATISTICS_FILE, LatentStatistics
 from bartleby.loading import (
     BUNDLED,
@@ -38,10 +37,19 @@ from bartleby.loading import (
 from bartleby.messages import say
 from bartleby.planning import Planner
 from bartleby.precision import chosen_device
+from bartleby.run_folder import (
+    DENOISER,
+    LENGTHS_FILE,
+    SAMPLING_FILE,
+    SCHEDULER,
+    finished_record,
+    is_run,
+)
 from bartleby.sampling import SamplingSettings
 from bartleby.tokenization import decode_ids
 from bartleby.writing_decoder import DECODER_FILE, decoder_weights, load_decoder
 
+PIPELINE_FILE = "model_index.json"
 PARTS = ("bart", "tokenizer", "denoiser", "scheduler")
 EDITING_CANDIDATES, EDITING_MIN_P = 16, 0.1
 
@@ -109,7 +117,7 @@ class TextDiffusionPipeline(DiffusionPipeline):
 
         Raises UserError that names a part which is missing, damaged or does not fit.
         """
-        folder = model_folder(model, marker="model_index.json")
+        folder = model_folder(model, marker=PIPELINE_FILE)
         for part in PARTS:
             if part not in options and not (folder / part).is_dir():
                 raise UserError(f"'{folder}' is no complete pipeline: {part} is missing")
@@ -143,11 +151,9 @@ class TextDiffusionPipeline(DiffusionPipeline):
         name, where it is no longer where the run found it, or another decoder is wanted.
         """
         run = Path(run)
-        for part in ("denoiser", "scheduler", "training.json", LENGTHS_FILE):
-            if not (run / part).exists():
-                raise UserError(f"'{run}' is no finished run: {part} is missing")
+        record = finished_record(run)
         try:
-            trained = read_json(run / "training.json")["config"]["autoencoder"]
+            trained = record["config"]["autoencoder"]
             counts = read_json(run / LENGTHS_FILE)["passages_of_length"]
         except KeyError as error:
             raise UserError(f"'{run}' is no run of bartleby train: {error} is missing") from None
@@ -159,12 +165,12 @@ class TextDiffusionPipeline(DiffusionPipeline):
         elif (run / DECODER_FILE).exists():
             say(f"the decoder of '{model}' writes, not the one in '{run}'")
         statistics, chosen = run / STATISTICS_FILE, run / SAMPLING_FILE
-        check_weights(run / "denoiser")
+        check_weights(run / DENOISER)
         return cls(
             autoencoder.bart,
             autoencoder.tokenizer,
-            load_denoiser(run / "denoiser").to(autoencoder.device),
-            DDPMScheduler.from_pretrained(run / "scheduler"),
+            load_denoiser(run / DENOISER).to(autoencoder.device),
+            DDPMScheduler.from_pretrained(run / SCHEDULER),
             window=autoencoder.window,
             latent_statistics=read_json(statistics) if statistics.exists() else None,
             length_counts=counts,
@@ -408,7 +414,7 @@ def load_pipeline(
     """
     device = chosen_device(device)
     run = generator_folder(BUNDLED if model is None else model)
-    if any((run / name).exists() for name in ("training.json", "checkpoints")):
+    if is_run(run):
         return TextDiffusionPipeline.from_run(run, model=bart, device=device)
     if bart is not None:
         raise UserError(f"'{model}' is no run of bartleby train, so it has its own BART")

@@ -20,7 +20,7 @@ from transformers import AutoTokenizer, BartForConditionalGeneration, PreTrained
 from bartleby.bart import ARCHITECTURES, new_bart
 from bartleby.bart_objective import Corruption, DenoisingBatch, DenoisingBatches, bart_loss
 from bartleby.batching import endless_batches
-from bartleby.checkpoints import digest_of
+from bartleby.checkpoints import checkpoint_folders, digest_of
 from bartleby.errors import UserError
 from bartleby.messages import say
 from bartleby.precision import attention_kernel, autocast, network_dtype
@@ -158,7 +158,7 @@ def run_tokenizer(config: PretrainConfig, texts: list[str], run: Path) -> PreTra
 
 def _saved_tokenizer(run: Path) -> PreTrainedTokenizerBase | None:
     """The run's own, from the newest checkpoint that has it unharmed: it is the same in all."""
-    for folder in sorted((run / "checkpoints").glob("step-*"), reverse=True):
+    for folder in checkpoint_folders(run):
         # transformers reads on without a file that is missing, and fails in many ways on a damaged one.
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))

@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from bartleby.autoencoder import Autoencoder, fit_latent_statistics
-from bartleby.checkpoints import made_folder, read_json, replaced_folder, write_json
+from bartleby.checkpoints import CHECKPOINTS, made_folder, read_json, replaced_folder, write_json
 from bartleby.console import print_json
 from bartleby.corpus import load_corpus, merge, spread
 from bartleby.errors import UserError
@@ -54,7 +54,7 @@ def run_pretraining(
     """Trains, validates as it goes, and leaves an ordinary Hugging Face folder in `out/model`."""
     processes, device = launched(device)
     say = processes.speaking(say)
-    made_folder(out / "checkpoints")
+    made_folder(out / CHECKPOINTS)
     corpus = merge(load_corpus(source, column=column) for source in data)
     for note in corpus.notes:
         say(note)

@@ -11,7 +11,13 @@ import torch
 from diffusers import ModelMixin
 
 from bartleby.batching import pad
-from bartleby.checkpoints import made_folder, read_json, replaced_folder, write_json
+from bartleby.checkpoints import (
+    checkpoint_folders,
+    made_folder,
+    read_json,
+    replaced_folder,
+    write_json,
+)
 from bartleby.console import print_json
 from bartleby.corpus import load_corpus, merge
 from bartleby.errors import UserError
@@ -105,7 +111,7 @@ def _report(record: dict, *, as_json: bool) -> None:
 def _reading_before(setup: Setup, denoiser: ModelMixin, out: Path) -> dict[str, float]:
     """What the decoder reads before its repair: measured once, for the run may write with the repaired one later."""
     path = out / "nats_before.json"
-    if not any((out / "checkpoints").glob("step-*")):
+    if not checkpoint_folders(out):
         write_json(path, measure_reading(setup, denoiser))
     return read_json(path)
 

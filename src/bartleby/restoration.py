@@ -14,6 +14,7 @@ from bartleby.errors import UserError
 from bartleby.evaluation.latents import estimate_x0
 from bartleby.latents import Latents, LatentStatistics, read_statistics
 from bartleby.loading import bundled_folder
+from bartleby.run_folder import DENOISER, SCHEDULER
 from bartleby.schedules import noise_deviations
 
 
@@ -52,9 +53,9 @@ class TrainedDenoiser:
 def load_trained_denoiser(folder: str | Path | None, autoencoder: Autoencoder) -> TrainedDenoiser:
     """The denoiser of a training run's folder, or of the bundled model; UserError if it does not fit the BART."""
     folder = Path(folder) if folder else bundled_folder()
-    if not (folder / "denoiser").is_dir() or not (folder / "scheduler").is_dir():
+    if not (folder / DENOISER).is_dir() or not (folder / SCHEDULER).is_dir():
         raise UserError(f"'{folder}' holds no finished denoiser: denoiser or scheduler is missing")
-    denoiser = load_denoiser(folder / "denoiser")
+    denoiser = load_denoiser(folder / DENOISER)
     if denoiser.config.channels != autoencoder.channels:
         raise UserError(
             f"the denoiser in '{folder}' has {denoiser.config.channels} channels, "
@@ -62,7 +63,7 @@ def load_trained_denoiser(folder: str | Path | None, autoencoder: Autoencoder) -
         )
     return TrainedDenoiser(
         denoiser.to(autoencoder.device),
-        DDPMScheduler.from_pretrained(folder / "scheduler"),
+        DDPMScheduler.from_pretrained(folder / SCHEDULER),
         read_statistics(folder, autoencoder.channels),
         str(folder),
     )

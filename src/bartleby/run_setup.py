@@ -12,7 +12,7 @@ from diffusers import DDPMScheduler, ModelMixin
 from rich.progress import Progress
 
 from bartleby.autoencoder import Autoencoder
-from bartleby.checkpoints import read_json
+from bartleby.checkpoints import checkpoint_folders, read_json
 from bartleby.config import TrainConfig, config_from_dict
 from bartleby.console import progress_bar
 from bartleby.corpus import load_corpus
@@ -31,6 +31,7 @@ from bartleby.latent_data import EncodedBatches, LatentData, open_latents
 from bartleby.latents import Latents, LatentStatistics
 from bartleby.loading import generator_folder, load_autoencoder
 from bartleby.messages import say
+from bartleby.run_folder import CONFIG_FILE, DENOISER, SCHEDULER
 from bartleby.schedules import TARGETS, noise_scheduler
 from bartleby.token_statistics import fit_mixture, token_statistics
 
@@ -117,7 +118,7 @@ def _new_denoiser(config: TrainConfig, autoencoder: Autoencoder) -> ModelMixin:
     )
     if config.denoiser.start:
         try:
-            start_from(denoiser, generator_folder(config.denoiser.start) / "denoiser")
+            start_from(denoiser, generator_folder(config.denoiser.start) / DENOISER)
         except UserError as error:
             raise UserError(f"denoiser.start: {error}") from None
     return denoiser
@@ -251,15 +252,15 @@ def open_run(
 ) -> tuple[Setup, ModelMixin]:
     """A run's setup and its averaged denoiser: the finished one, or the newest checkpoint's."""
     run = Path(run)
-    if not (run / "config.json").exists():
-        raise UserError(f"'{run}' is no training run: config.json is missing")
-    config = config_from_dict(read_json(run / "config.json"))
-    saved = run / "scheduler"
+    if not (run / CONFIG_FILE).exists():
+        raise UserError(f"'{run}' is no training run: {CONFIG_FILE} is missing")
+    config = config_from_dict(read_json(run / CONFIG_FILE))
+    saved = run / SCHEDULER
     scheduler = DDPMScheduler.from_pretrained(saved) if saved.exists() else None
     setup = open_setup(config, device=device, say=say, like=like, scheduler=scheduler)
-    if (run / "denoiser").exists():
-        return setup, load_denoiser(run / "denoiser").to(setup.autoencoder.device)
-    for folder in sorted((run / "checkpoints").glob("step-*"), reverse=True):
+    if (run / DENOISER).exists():
+        return setup, load_denoiser(run / DENOISER).to(setup.autoencoder.device)
+    for folder in checkpoint_folders(run):
         try:
             return setup, load_denoiser(folder).to(setup.autoencoder.device)
         except UserError as error:

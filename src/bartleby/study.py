@@ -31,6 +31,7 @@ from bartleby.evaluation.latents import (
 from bartleby.latents import Latents
 from bartleby.messages import say
 from bartleby.processes import make_accelerator
+from bartleby.run_folder import CONFIG_FILE
 from bartleby.run_log import read_log
 from bartleby.run_setup import Setup, baseline, open_run, open_setup, prepare, validation_sample
 from bartleby.schedules import alpha_bar_at
@@ -328,8 +329,8 @@ def _with_steps(
     device: str | None,
 ) -> TrainConfig:
     """The configuration with as many steps as fit the minutes, decided once and then kept."""
-    if (folder / "config.json").exists():
-        return config_from_dict(read_json(folder / "config.json"))
+    if (folder / CONFIG_FILE).exists():
+        return config_from_dict(read_json(folder / CONFIG_FILE))
     epochs = total_steps(config, setup.training)
     steps = min(
         epochs, max(20, int(60 * settings.minutes / seconds_per_step(setup, denoiser, device)))
@@ -342,7 +343,7 @@ def _with_steps(
         validate_every=max(1, steps // CURVE_POINTS),
     )
     config = dataclasses.replace(config, training=training)
-    write_json(made_folder(folder) / "config.json", config_to_dict(config))
+    write_json(made_folder(folder) / CONFIG_FILE, config_to_dict(config))
     return config
 
 

@@ -1,8 +1,6 @@
 """A whole training run: checks, latents, training with a progress bar, validation, the finished denoiser.
 
-A run folder holds `config.json`, `log.jsonl`, `tensorboard/`, `checkpoints/` and, at the end, `denoiser/`,
-`scheduler/`, `latent_statistics.json`, `lengths.json` (how many passages have 0, 1, 2, ... tokens) and
-`training.json`.
+What it leaves in its folder is listed in run_folder.py.
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ from bartleby.checkpoints import (
     replaced_folder,
     write_json,
 )
-from bartleby.config import TrainConfig, config_to_dict
+from bartleby.config import TrainConfig, config_from_dict, config_to_dict
 from bartleby.console import progress_bar
 from bartleby.denoisers.build import parameters, save_denoiser
 from bartleby.evaluation.latents import (
@@ -34,11 +32,18 @@ from bartleby.evaluation.latents import (
     measure_cross_entropy,
     timestep_grid,
 )
-from bartleby.latent_data import LENGTHS_FILE
 from bartleby.latents import STATISTICS_FILE
 from bartleby.messages import say
 from bartleby.precision import network_dtype
 from bartleby.processes import Processes, make_accelerator
+from bartleby.run_folder import (
+    CONFIG_FILE,
+    DENOISER,
+    LENGTHS_FILE,
+    RECORD_FILE,
+    SCHEDULER,
+    read_record,
+)
 from bartleby.run_log import LOG_EVERY, RunLog, read_log
 from bartleby.run_setup import Setup, prepare, reference_cosines, validation_sample
 from bartleby.training import (
@@ -59,7 +64,7 @@ def run_training(
     say: Callable[[str], None] = say,
     prepared: tuple[Setup, ModelMixin] | None = None,
 ) -> dict:
-    """Trains, validates as it goes, leaves the denoiser in `out`; returns the record saved as `training.json`.
+    """Trains, validates as it goes, leaves the denoiser in `out`; returns the record of it.
 
     A run that was interrupted goes on; one that has ended returns its record. Raises UserError if `out` holds a
     run of another configuration.  prepared: what `prepare` returns, if that was called before.
@@ -67,17 +72,15 @@ def run_training(
     out, accelerator = Path(out), make_accelerator(device)
     processes = Processes(accelerator)
     say = processes.speaking(say)
+    _check_begun(out, config)
+    record = read_record(out)
+    if record and config_from_dict(record["config"]) == config:  # needs no latents to be told
+        return _ended(out, record, processes, say)
     with processes.main_first():
         setup, denoiser = prepared or prepare(config, device=str(accelerator.device), say=say)
     steps = total_steps(config, setup.training)
-    finished = out / "training.json"
-    if finished.exists() and (record := read_json(finished))["steps"] >= steps:
-        check_same_run(config, record["config"], out)
-        say(
-            f"'{out}' has already run its {steps:,} steps; to go on, raise training.steps or epochs"
-        )
-        return record if processes.is_main else {}
-    _check_begun(out, config)
+    if record and record["steps"] >= steps:
+        return _ended(out, record, processes, say)
     if processes.is_main:
         _begin(out, config)
     processes.wait()
@@ -215,9 +218,9 @@ def save_finished_run(
 
     references: as of `reference_cosines`.
     """
-    with replaced_folder(out / "denoiser") as temporary:
+    with replaced_folder(out / DENOISER) as temporary:
         save_denoiser(denoiser, temporary, store=setup.config.training.store)
-    with replaced_folder(out / "scheduler") as temporary:
+    with replaced_folder(out / SCHEDULER) as temporary:
         setup.scheduler.save_pretrained(temporary)
     counts = np.bincount(setup.training.lengths).tolist()
     write_json(out / LENGTHS_FILE, {"passages_of_length": counts})
@@ -235,7 +238,7 @@ def save_finished_run(
         "untrained_noise_cosines": references,
         "config": config_to_dict(setup.config),
     }
-    write_json(out / "training.json", record)
+    write_json(out / RECORD_FILE, record)
     return record
 
 
@@ -248,10 +251,17 @@ def _noise(config: TrainConfig) -> str:
 
 def _check_begun(out: Path, config: TrainConfig) -> None:
     """UserError if another run was begun here, even one that has no checkpoint yet."""
-    if (out / "config.json").exists():
-        check_same_run(config, read_json(out / "config.json"), out)
+    if (out / CONFIG_FILE).exists():
+        check_same_run(config, read_json(out / CONFIG_FILE), out)
+
+
+def _ended(out: Path, record: dict, processes: Processes, say: Callable[[str], None]) -> dict:
+    say(
+        f"'{out}' has already run its {record['steps']:,} steps; to go on, raise training.steps or epochs"
+    )
+    return record if processes.is_main else {}
 
 
 def _begin(out: Path, config: TrainConfig) -> None:
     made_folder(checkpoint_folder(out, 0).parent)
-    write_json(out / "config.json", config_to_dict(config))
+    write_json(out / CONFIG_FILE, config_to_dict(config))
