@@ -1,6 +1,7 @@
 """How much batching by length saves, and how fast the pretraining loop is: one run, same model, ratios.
 
 python benchmarks/encode.py TEXTS [--model NAME_OR_FOLDER] [--texts 2000] [--steps 20]
+    [--architecture nano]
 
 TEXTS: any file, folder or dataset that Bartleby reads; texts of mixed length are cut from it. The
 one-by-one figures are taken on a sample, since they are slow, and given per text.

@@ -13,6 +13,7 @@ import torch
 from conftest import quiet
 
 import bartleby
+from bartleby import load_pipeline
 from bartleby.errors import UserError
 from bartleby.sampling import SamplingSettings
 from bartleby.schedules import noise_scheduler
@@ -117,6 +118,20 @@ def test_a_training_loop_of_ones_own_makes_a_pipeline(mine, cli, tmp_path):
     assert made["loss"] < 0.9
     result = cli("generate", "-n", 2, "--model", "my-generator", "--steps", 3)
     assert result.exit_code == 0, result.stderr
+
+
+def test_the_python_of_the_readme_runs(tmp_path, monkeypatch, capsys):
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    found = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "readme.py").write_text("\n".join(found))
+    (tmp_path / "stories.txt").write_text("".join(f"Dog {n} is asleep.\n" for n in range(300)))
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    monkeypatch.chdir(tmp_path)
+    made = runpy.run_path("readme.py")
+    printed = capsys.readouterr().out
+    assert "torch.Size([1, 256, 8])\n['I would prefer not to.']\n" in printed
+    assert made["record"]["steps"] == 40 and made["denoiser"].config.channels == 256
+    assert load_pipeline("my-generator")(1).texts == load_pipeline()(1).texts
 
 
 def test_every_public_name_can_be_had_and_stays_what_it_is():

@@ -85,4 +85,4 @@ def test_without_gradio_one_line_says_what_to_install(cli, monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
     result = cli("playground")
     assert result.exit_code == 1
-    assert result.stderr == "error: the playground needs gradio: pip install 'bartleby[web]'\n"
+    assert result.stderr == "error: the playground needs gradio: pip install gradio\n"

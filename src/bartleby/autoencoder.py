@@ -40,8 +40,10 @@ MAX_TRUNCATED_WINDOWS = (
 class DecodeSettings:
     """How the decoder writes. Every field is passed to it; nothing is taken from a model's own defaults.
 
-    temperature: 0 takes the likeliest token, 1 draws from what the decoder predicts; not with beams.
-    min_p: of what is drawn, tokens less likely than this share of the likeliest are left out.
+    num_beams: 1 is no beam search.  repetition_penalty, no_repeat_ngram_size, length_penalty: as in transformers'
+    `generate`; 1, 0 and 1 change nothing.  temperature: 0 to 10; 0 takes the likeliest token, 1 draws from what the
+    decoder predicts; not with beams.  min_p: 0 to 1; of what is drawn, tokens less likely than this share of the
+    likeliest are left out. Raises UserError for what is out of range.
     """
 
     num_beams: int = 1
@@ -170,7 +172,11 @@ class Autoencoder:
             yield indices, self.encode_tokens([sequences[index] for index in indices])
 
     def encode(self, texts: list[str], *, say: Callable[[str], None] = say) -> Latents:
-        """Latents of all texts, [B, C, L] with L the longest text's tokens, in the texts' order."""
+        """Latents of all texts, [B, C, L] with L the longest text's tokens, in the texts' order, on the CPU.
+
+        Normalised where `statistics` is set, else raw. Longer texts are cut to the window, and that is said. Raises
+        UserError as `tokenize` does.
+        """
         sequences = self.tokenize(texts, say=say)
         longest = max(self.latents_of(len(sequence)) for sequence in sequences)
         values = torch.zeros(len(texts), self.channels, longest)
@@ -285,8 +291,8 @@ def fit_latent_statistics(
 ) -> LatentStatistics:
     """Mean, deviation and effective rank of the raw latents over the real tokens of `texts`.
 
-    Effective rank: exp of the entropy of the covariance's normalised eigenvalues (Roy & Vetterli 2007).
-    C for white latents, 1 when all lie on a line.
+    source: what is to be said of where they are from. Effective rank: exp of the entropy of the covariance's
+    normalised eigenvalues (Roy & Vetterli 2007), C for white latents, 1 when all lie on a line.
     """
     raw = dataclasses.replace(autoencoder, statistics=None)
     moments = LatentMoments(raw.channels)

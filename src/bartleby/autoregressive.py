@@ -128,6 +128,7 @@ def new_model(config: AutoregressiveConfig, tokenizer: PreTrainedTokenizerBase) 
                 n_embd=config.width,
                 n_layer=config.layers,
                 n_head=config.heads,
+                activation_function="gelu_pytorch_tanh",  # GPT-2's own, in one kernel instead of eight
                 resid_pdrop=config.dropout,
                 embd_pdrop=config.dropout,
                 attn_pdrop=0.0,

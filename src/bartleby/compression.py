@@ -1,6 +1,6 @@
 """Training a compressor on a frozen BART: the decoder must write the text from what is expanded again.
 
-The loss is the decoder's cross-entropy, as in Lovelace et al. 2023, plus the squared error of BART's own
+The loss is the decoder's cross-entropy, as in Lovelace et al. 2022, plus the squared error of BART's own
 latents, which says from the first step where each token belongs. Noise on the vectors keeps near vectors
 near in meaning: a better reconstruction from a jagged space makes worse texts.
 """

@@ -1,7 +1,7 @@
 """A Perceiver between a BART's latents and a few vectors: a text of any length becomes K latents of D channels.
 
 Queries that are learned read the text by cross-attention (Jaegle et al. 2021), as in Latent Diffusion for
-Language Generation (Lovelace et al. 2023): a denoiser then works on [B, D, K] whatever the text's length,
+Language Generation (Lovelace et al. 2022): a denoiser then works on [B, D, K] whatever the text's length,
 which the latents hold as they hold its words.
 """
 

@@ -127,6 +127,9 @@ class TrainConfig:
             value = _at(self, key)
             if not (math.isfinite(value) and value >= least):
                 raise UserError(f"{key} is {value}; it must be at least {least}")
+        for key in _SHARES:
+            if not 0 <= _at(self, key) <= 1:
+                raise UserError(f"{key} is {_at(self, key)}; it must be between 0 and 1")
         if not 0 < self.training.learning_rate < 1:
             raise UserError(
                 f"training.learning_rate is {self.training.learning_rate}; it must be between 0 and 1"
@@ -160,10 +163,6 @@ class TrainConfig:
                 f"objective.candidates is {self.objective.candidates}, but '{self.denoiser.name}' predicts no "
                 "tokens; leave the key out"
             )
-        if not 0 <= self.objective.conditioned <= 1:
-            raise UserError(
-                f"objective.conditioned is {self.objective.conditioned}; it must be between 0 and 1"
-            )
 
 
 _LEAST = {
@@ -178,7 +177,6 @@ _LEAST = {
     "training.steps": 0,
     "training.tokens_per_batch": 1,
     "training.warmup_steps": 0,
-    "training.decay_share": 0,
     "training.weight_decay": 0,
     "training.gradient_clip": 1e-6,
     "training.validate_every": 1,
@@ -186,6 +184,7 @@ _LEAST = {
     "training.checkpoint_minutes": 0,
     "training.seed": 0,
 }
+_SHARES = ("objective.conditioned", "training.decay_share")
 
 
 def read_config(path: str | Path, overrides: list[str] | None = None) -> TrainConfig:
@@ -208,7 +207,7 @@ def read_config(path: str | Path, overrides: list[str] | None = None) -> TrainCo
 
 
 def config_from_dict(tables: dict[str, Any]) -> TrainConfig:
-    """A configuration from nested dictionaries; missing keys keep their defaults."""
+    """A configuration from nested dictionaries; missing keys keep their defaults. UserError names the key at fault."""
     kinds = get_type_hints(TrainConfig)
     _known("", tables, kinds)
     filled = {}

@@ -59,7 +59,7 @@ def load_corpus(source: str | Path, *, column: str = "text") -> Corpus:
 
     A folder whose files are named train, valid or test gives those splits. What has none to validate on is
     divided into train and valid by a hash of each text, so that a text stays in its split whatever else is
-    added to the corpus.
+    added to the corpus.  column: of .jsonl, .csv and datasets. Raises UserError for what cannot be read, or is empty.
     """
     path = Path(source).expanduser()
     if path.is_dir():

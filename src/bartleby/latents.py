@@ -39,7 +39,10 @@ class Latents:
 
 @dataclass(frozen=True)
 class LatentStatistics:
-    """mean, std: [C], per channel over the real tokens of a training split.  tokens: how many of them."""
+    """mean, std: [C], per channel over the real tokens of a training split.  tokens: how many of them.
+
+    effective_rank: 1 to C, of their covariance (`fit_latent_statistics`).  source: where they are from, in words.
+    """
 
     mean: torch.Tensor = field(repr=False)
     std: torch.Tensor = field(repr=False)

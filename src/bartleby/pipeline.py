@@ -250,8 +250,9 @@ class TextDiffusionPipeline(DiffusionPipeline):
         """New texts, numbers `first` to `first + num_texts - 1` of this seed.
 
         prompt: what every text begins with, kept word for word.  length: latents of every text, without those
-        of <s> and </s>, by default drawn from the training texts'; the decoder writes about as many tokens.
-        callback: gets each SamplingStep and the numbers of the texts in its batch, one for each row.
+        of <s> and </s>, 1 to the window less 2, by default drawn from the training texts'; the decoder writes about as
+        many tokens.  callback: gets each SamplingStep and the numbers of the texts in its batch, one for each row.
+        Raises UserError for a blank prompt, one that does not fit the window or the length, and fewer than 1 text.
         """
         _check_count(num_texts)
         settings, drafts = settings or self.default_settings, []
@@ -277,6 +278,7 @@ class TextDiffusionPipeline(DiffusionPipeline):
 
         0 is reconstruction, 1 a new text of as many tokens. Timesteps below the settings' handover are left out, so
         with handover 0.6 an edit of strength 0.6 or less is one look of the denoiser.  first: the first text's number.
+        Longer texts are cut to the window, and that is said. Raises UserError for a blank text and another strength.
         """
         if not 0 <= strength <= 1:
             raise UserError(f"strength is {strength}; it must be between 0 and 1")
@@ -314,7 +316,8 @@ class TextDiffusionPipeline(DiffusionPipeline):
 
         gap: tokens for each <mask>, or a number for every one. By default some are drawn as in training,
         1 + Poisson(3), and the decoder may write fewer or more, until it comes to the word that is given next.
-        In training a text has at most two gaps.  first: the number of the first of these texts.
+        In training a text has at most two gaps.  first: the number of the first of these texts. Raises UserError for a
+        text without <mask>, one that does not fit the window with its gaps, and fewer than 1 text.
         """
         _check_count(num_texts)
         planner, settings, drafts = self._planner, settings or self.editing_settings, []
@@ -343,7 +346,8 @@ class TextDiffusionPipeline(DiffusionPipeline):
         """`steps` texts from `first` to `last`: mixtures of their latents, noised and denoised.
 
         Length and latents are mixed linearly. All share their noise, whose level rises from none at
-        the ends, which are reconstructions, to `strength` in the middle.
+        the ends, which are reconstructions, to `strength` (0 to 1) in the middle. Raises UserError for a blank text,
+        and fewer than 2 steps.
         """
         if steps < 2:
             raise UserError(f"steps is {steps}; an interpolation has at least 2 texts")
@@ -410,7 +414,8 @@ def load_pipeline(
 ) -> TextDiffusionPipeline:
     """The bundled generator, a run of `bartleby train`, a saved pipeline's folder or its hub name.
 
-    bart: for a run, another BART than it was trained on, say one with a repaired decoder.
+    bart: for a run, another BART than it was trained on, say one with a repaired decoder.  device: cpu or cuda, by
+    default cuda where there is one. Raises UserError for what is none of these, or lacks a part.
     """
     device = chosen_device(device)
     run = generator_folder(BUNDLED if model is None else model)

@@ -277,5 +277,5 @@ def require_gradio() -> ModuleType:
     try:
         import gradio
     except ImportError:
-        raise UserError("the playground needs gradio: pip install 'bartleby[web]'") from None
+        raise UserError("the playground needs gradio: pip install gradio") from None
     return gradio

@@ -33,7 +33,7 @@ ORDER, BATCH = range(2)  # what randomness is for
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """Everything that decides the weights. Presets are in `PRESETS`."""
+    """Everything that decides the weights; `PRESETS` has some. Raises UserError for what cannot be."""
 
     architecture: str = "nano"
     vocabulary: int = 8192
@@ -66,6 +66,8 @@ class PretrainConfig:
                 f"window {self.window}, steps {self.steps}, tokens_per_batch {self.tokens_per_batch}: "
                 "the window must be at least 8, steps at least 1, and a batch must hold a window"
             )
+        if not 0 <= self.decay_share <= 1:
+            raise UserError(f"decay_share is {self.decay_share}; it must be between 0 and 1")
 
 
 PRESETS = {
@@ -94,10 +96,11 @@ def pretrain(
     processes: Processes = Processes(),
     say: Callable[[str], None] = say,
 ) -> Iterator[LoopState]:
-    """Trains a BART on `texts`; states as of `training_loop`, `network` the BART.
+    """Trains a BART on `texts` while its states are taken: those of `training_loop`, `network` the BART.
 
-    Resumes from `run` if it holds a checkpoint of the same configuration. tokenizer: what `run_tokenizer` returns, if
-    that was called before.
+    Its checkpoints lie in `run`, from which it resumes; each is a Hugging Face folder.  tokenizer: what
+    `run_tokenizer` returns, if that was called before. Raises UserError if `run` holds another configuration's
+    checkpoints or the loss stops being a number.
     """
     tokenizer = tokenizer or run_tokenizer(config, texts, run)
     bart = new_bart(

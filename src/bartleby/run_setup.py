@@ -250,7 +250,11 @@ def open_run(
     say: Callable[[str], None] = say,
     like: Setup | None = None,
 ) -> tuple[Setup, ModelMixin]:
-    """A run's setup and its averaged denoiser: the finished one, or the newest checkpoint's."""
+    """A run's setup and its averaged denoiser: the finished one, or the newest checkpoint's.
+
+    The BART is the one it was trained on, without the run's own decoder (`writing_decoder.load_decoder`). Raises
+    UserError if this is no run, or has no checkpoint yet.
+    """
     run = Path(run)
     if not (run / CONFIG_FILE).exists():
         raise UserError(f"'{run}' is no training run: {CONFIG_FILE} is missing")

@@ -85,7 +85,7 @@ class SamplingStep:
 
 
 def starting_noise(mask: torch.Tensor, channels: int, *, seeds: Seeds) -> torch.Tensor:
-    """x_T, [B, C, L]: what `sample_latents` starts from where nothing else is given."""
+    """x_T, [B, C, L], of a mask [B, L]: what `sample_latents` starts from where nothing else is given."""
     return sample_noise(mask, channels, seeds=extended(seeds, START))
 
 
@@ -145,9 +145,10 @@ def sample_latents(
 ) -> Iterator[SamplingStep]:
     """Denoises `start`, step by step; the last step's x0 is the result.
 
-    start: [B, C, L], noise, or with strength < 1 latents at the first of `timesteps_of`.  seeds: one a
-    text.  known: [B, L], ids of tokens that are given, -1 elsewhere.  known_latents: [B, C, L], theirs, which all
-    denoisers need that do not take the tokens themselves (`takes_tokens`).
+    start: [B, C, L], noise, or with strength (0 to 1) below 1 latents at the first of `timesteps_of`.  mask: [B, L],
+    True at real tokens.  seeds: one a text.  known: [B, L], ids of tokens that are given, -1 elsewhere.
+    known_latents: [B, C, L], theirs, which all denoisers need that do not take the tokens themselves
+    (`takes_tokens`). Raises UserError for settings that the denoiser would ignore.
     """
     _check_options(denoiser, settings, known, known_latents)
     timesteps = timesteps_of(noise_scheduler, settings, strength)

@@ -68,7 +68,8 @@ def noise_scheduler(
     Li et al. 2022 (Diffusion-LM), alpha_bar = 1 - sqrt(t + 1e-4). tan: TEncDM (Shabalin et al. 2024),
     alpha_bar = 1 / (1 + d^2 tan^2(pi t / 2)): d = 1 is the cosine, larger is noisier. Others ignore d. Or a function of
     yours, itself or as module:function: t in 0 to 1 -> alpha_bar, falling from nearly 1 to nearly 0.
-    Raises UserError for an unknown name, a d that is not positive, and a function that is no schedule.
+    steps: how many timesteps, at least 1. Raises UserError for an unknown name or target, a number out of range, and
+    a function that is no schedule.
     """
     if target not in TARGETS:
         raise UserError(f"unknown target '{target}' (known: {', '.join(TARGETS)})")
@@ -135,7 +136,10 @@ def betas_of(alpha_bar: Callable[[float], float], steps: int) -> list[float]:
 
 
 def sampler(name: str, scheduler: DDPMScheduler) -> SchedulerMixin:
-    """The sampler `name` for networks trained with `scheduler`; each is tested for x0, v and noise."""
+    """The sampler `name` for networks trained with `scheduler`; each is tested for x0, v and noise.
+
+    Raises UserError for an unknown name.
+    """
     if name not in SAMPLERS:
         raise UserError(f"unknown sampler '{name}' (known: {', '.join(SAMPLERS)})")
     chosen = SAMPLERS[name]

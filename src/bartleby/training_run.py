@@ -67,7 +67,8 @@ def run_training(
     """Trains, validates as it goes, leaves the denoiser in `out`; returns the record of it.
 
     A run that was interrupted goes on; one that has ended returns its record. Raises UserError if `out` holds a
-    run of another configuration.  prepared: what `prepare` returns, if that was called before.
+    run of another configuration. All processes but the main one get an empty record.  prepared: what `prepare`
+    returns, if that was called before.
     """
     out, accelerator = Path(out), make_accelerator(device)
     processes = Processes(accelerator)

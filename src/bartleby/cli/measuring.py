@@ -41,7 +41,10 @@ Embedder = Annotated[
 
 def evaluate(
     samples: Annotated[
-        list[Path], typer.Argument(help="Texts to score; several files are repeats, say of seeds.")
+        list[Path],
+        typer.Argument(
+            metavar="SAMPLES", help="Texts to score; several files are repeats, say of seeds."
+        ),
     ],
     reference: Annotated[Path, typer.Option(help="Human texts to hold them against.")],
     train: Train = None,
@@ -92,21 +95,25 @@ def benchmark(
     seeds: Annotated[int, typer.Option(min=1, help="Sets of texts of the generator.")] = 3,
     steps: Annotated[
         list[int] | None,
-        typer.Option(min=1, help="A row each; may be repeated. Default: the model's."),
+        typer.Option(
+            metavar="<int>",
+            min=1,
+            help="A row each, with each of those below; may be repeated. Default, as there: the model's.",
+        ),
     ] = None,
-    sampler: Annotated[list[str] | None, typer.Option(help="A row each; may be repeated.")] = None,
+    sampler: Annotated[list[str] | None, typer.Option(metavar="<str>", help="Likewise.")] = None,
     temperature: Annotated[
-        list[float] | None, typer.Option(help="A row each; may be repeated.")
+        list[float] | None, typer.Option(metavar="<float>", help="Likewise.")
     ] = None,
     handover: Annotated[
-        list[float] | None, typer.Option(help="A row each; may be repeated.")
+        list[float] | None, typer.Option(metavar="<float>", help="Likewise.")
     ] = None,
     decoder_temperature: Annotated[
-        list[float] | None, typer.Option(help="A row each; may be repeated.")
+        list[float] | None, typer.Option(metavar="<float>", help="Likewise.")
     ] = None,
     decoder_min_p: Annotated[
         list[float] | None,
-        typer.Option("--decoder-min-p", help="A row each; may be repeated."),
+        typer.Option("--decoder-min-p", metavar="<float>", help="Likewise."),
     ] = None,
     autoregressive: Annotated[
         int,
@@ -210,7 +217,12 @@ def benchmark_edits(
     ] = 200,
     strength: Annotated[
         list[float] | None,
-        typer.Option(min=0, max=1, help="A row each; may be repeated. Default: 0 to 1 by 0.1."),
+        typer.Option(
+            metavar="<float>",
+            min=0,
+            max=1,
+            help="A row each; may be repeated. Default: 0 to 1 by 0.1.",
+        ),
     ] = None,
     places: Annotated[int, typer.Option(min=2, help="Texts of an interpolation.")] = 7,
     plot: Annotated[

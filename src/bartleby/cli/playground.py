@@ -24,7 +24,7 @@ def playground(
 ) -> None:
     """Serve a web page on which to write, edit, fill in and interpolate texts, until Ctrl-C.
 
-    It needs gradio: pip install 'bartleby[web]'.
+    It needs gradio: pip install gradio.
 
     Example: bartleby playground --browser
     """

@@ -29,7 +29,9 @@ def noise(
     ] = None,
     levels: Annotated[
         list[str] | None,
-        typer.Option(help="Numbers or ranges first:last:step. Default: 0.1 0.5 1.0."),
+        typer.Option(
+            metavar="LEVELS", help="Numbers or ranges first:last:step. Default: 0.1 0.5 1.0."
+        ),
     ] = None,
     file: Annotated[
         Path | None, typer.Option(help="Run over every text of a file and print the curve.")

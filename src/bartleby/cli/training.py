@@ -21,7 +21,10 @@ from bartleby.cli.options import (
 
 def pretrain(
     data: Annotated[
-        list[str], typer.Option(help="File, folder or Hugging Face dataset; may be repeated.")
+        list[str],
+        typer.Option(
+            metavar="CORPUS", help="File, folder or Hugging Face dataset; may be repeated."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Run folder: checkpoints, log and the finished model.")],
     preset: Annotated[
@@ -32,7 +35,9 @@ def pretrain(
     ] = None,
     decay: Annotated[
         float | None,
-        typer.Option(help="Share of the steps, at the end, that lower the learning rate, 0 to 1."),
+        typer.Option(
+            min=0, max=1, help="Share of the steps, at the end, that lower the learning rate."
+        ),
     ] = None,
     tokens_per_batch: Annotated[
         int | None, typer.Option(min=1, help=f"{TOKENS_PER_BATCH} Default: the preset's.")
@@ -117,7 +122,8 @@ def repair(
     data: Annotated[
         list[str] | None,
         typer.Option(
-            help="What the decoder goes on copying, so that it does not forget; may be repeated. Default: the run's."
+            metavar="CORPUS",
+            help="What the decoder goes on copying, so that it does not forget; may be repeated. Default: the run's.",
         ),
     ] = None,
     start: Annotated[
@@ -284,7 +290,8 @@ def study(
         typer.Option("--quick", help="The rows that tell the story, on little text, in minutes."),
     ] = False,
     only: Annotated[
-        list[str] | None, typer.Option(help="Only this run of the matrix; may be repeated.")
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Only this run of the matrix; may be repeated."),
     ] = None,
     tokens_per_batch: TokensPerBatch = 2048,
     column: Column = "text",

@@ -205,6 +205,7 @@ def infill(
     gap: Annotated[
         list[int] | None,
         typer.Option(
+            metavar="<int>",
             min=1,
             help="Tokens for each <mask>; may be given for every one. Default: as many as it takes, about 4.",
         ),
@@ -293,7 +294,7 @@ def defaults(
         str | None,
         typer.Option(
             metavar="RUN",
-            help="Whose decoder writes from now on: of bartleby repair, another run, 'nano', or 'none' but the BART's.",
+            help="Whose decoder writes from now on: of bartleby repair, another run, 'nano'; 'none': the BART's own.",
         ),
     ] = None,
     steps: Steps = None,

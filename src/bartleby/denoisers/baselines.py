@@ -34,7 +34,7 @@ class WienerDenoiser(Denoiser):
     """Returns the best linear estimate of x0 from each position alone, the Wiener filter.
 
     Closed form of its noise cosine: sqrt(mean over i of (1-a) / (a lambda_i + 1 - a)), lambda_i the
-    eigenvalues of the latents' covariance.
+    eigenvalues of the latents' covariance. `posterior.fit` must be given that covariance first.
     """
 
     target = "x0"
@@ -57,7 +57,8 @@ class WienerDenoiser(Denoiser):
 class MixtureDenoiser(Denoiser):
     """Returns the posterior mean of x0 where each position's latent is one of its tokens' Gaussians.
 
-    What the statistics of single tokens say and a linear filter cannot; nothing of context.
+    What the statistics of single tokens say and a linear filter cannot; nothing of context. The tables of
+    `posterior` must be fitted to the latents first (`token_statistics.fit_mixture`).
     """
 
     target = "x0"

@@ -182,7 +182,10 @@ def diffusers_widths(channels: int) -> tuple[int, int, int]:
 
 
 def load_denoiser(folder: str | Path) -> ModelMixin:
-    """A denoiser saved with `save_pretrained` or `save_denoiser`, of whichever class, ready to use."""
+    """A denoiser saved with `save_pretrained` or `save_denoiser`, of whichever class, ready to use.
+
+    Raises UserError if it is missing, damaged, or of a class that cannot be imported here.
+    """
     folder = Path(folder)
     path = folder / "config.json"
     try:
