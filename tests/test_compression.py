@@ -11,6 +11,7 @@ import torch
 from conftest import TEXTS, WINDOW, quiet
 
 from bartleby.compression import CompressionConfig, new_compressor, train_compressor
+from bartleby.compressor import Compressor
 from bartleby.config import config_from_dict
 from bartleby.errors import UserError
 from bartleby.loading import load_autoencoder
@@ -157,9 +158,8 @@ def test_a_damaged_or_foreign_compressor_is_named(folder, tmp_path):
     with pytest.raises(UserError, match="is damaged"):
         load_autoencoder(broken)
     foreign = shutil.copytree(folder, tmp_path / "foreign")
-    config = json.loads((foreign / "compressor" / "config.json").read_text())
-    (foreign / "compressor" / "config.json").write_text(json.dumps({**config, "channels": 99}))
-    with pytest.raises(UserError, match="compressor"):
+    Compressor(99, 5, 12, 24, 32, 1, 2).save_pretrained(foreign / "compressor")
+    with pytest.raises(UserError, match="reads 99 channels, the BART beside it has 64"):
         load_autoencoder(foreign)
 
 

@@ -79,8 +79,8 @@ def benchmark_of(pipeline, judges):
     return EditBenchmark(pipeline, judge, BagOfWords(), SamplingSettings(steps=4))
 
 
-def test_rows_are_there_and_an_edit_of_strength_0_is_a_reconstruction(pipeline, judges):
-    benchmark = benchmark_of(pipeline, judges)
+def test_rows_are_there_and_an_edit_of_strength_0_keeps_what_one_of_1_forgets(judges):
+    benchmark = benchmark_of(load_pipeline(), judges)
     texts = [text for text in TEXTS if len(text.split()) >= 5][:6]
     rows = run_edit_benchmark(benchmark, [*texts, "Hi."], strengths=STRENGTHS, places=PLACES)
     assert [row.kind for row in rows] == [
@@ -88,9 +88,9 @@ def test_rows_are_there_and_an_edit_of_strength_0_is_a_reconstruction(pipeline, 
     ]  # fmt: skip
     assert [row.amount for row in rows[1:7]] == [0, 0.5, 1, 0, 0.5, 1]
     assert rows[0].similarity == pytest.approx(1, abs=1e-5) and rows[0].unchanged == 1
-    rebuilt = pipeline.edit([*texts, "Hi."], 0.0).texts
-    same = sum(a == b for a, b in zip([*texts, "Hi."], rebuilt, strict=True)) / 7
-    assert rows[1].unchanged == pytest.approx(same)
+    kept, _, new = rows[1:4]
+    assert kept.unchanged > 0.6 and new.unchanged < 0.2
+    assert kept.similarity > 0.9 and new.similarity < 0.7
 
 
 def test_an_interpolation_leaves_the_first_text_and_arrives_at_the_last(judges):

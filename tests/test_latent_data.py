@@ -9,12 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from conftest import TEXTS
+from conftest import TEXTS, WINDOW
 
 from bartleby.checkpoints import alone
+from bartleby.compression import CompressionConfig, new_compressor
 from bartleby.errors import UserError
 from bartleby.latent_data import LatentData, content_digest, open_latents
 from bartleby.token_statistics import token_statistics
+from bartleby.tokenization import train_tokenizer
 
 SOME = [*TEXTS[:60], "A longer story. " * 12]
 
@@ -64,7 +66,18 @@ def test_the_cache_is_known_by_content(autoencoder, tmp_path):
     digest = content_digest(autoencoder, SOME)
     assert digest == content_digest(dataclasses.replace(autoencoder, name="other"), list(SOME))
     assert digest != content_digest(autoencoder, SOME[1:])
-    assert digest != content_digest(dataclasses.replace(autoencoder, window=16), SOME)
+    compressors = [
+        new_compressor(CompressionConfig(width=32, seed=seed), autoencoder, SOME) for seed in (0, 1)
+    ]
+    others = [
+        dataclasses.replace(autoencoder, window=16),
+        dataclasses.replace(autoencoder, dtype=torch.bfloat16),
+        dataclasses.replace(
+            autoencoder, tokenizer=train_tokenizer(SOME, vocab_size=300, window=WINDOW)
+        ),
+        *(dataclasses.replace(autoencoder, compressor=compressor) for compressor in compressors),
+    ]
+    assert len({digest, *(content_digest(other, SOME) for other in others)}) == 6
     weights = autoencoder.bart.get_encoder().layers[0].fc1.weight
     with torch.no_grad():
         weights[0, 0] += 1

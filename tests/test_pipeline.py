@@ -93,6 +93,20 @@ def test_an_interpolation_can_be_watched_and_a_pipeline_printed(pipeline):
     assert "TokenTransformer" in repr(pipeline) and len(repr(pipeline)) < 400
 
 
+def test_guidance_and_temperature_change_the_estimate(pipeline):
+    def last_estimate(**options):
+        seen = []
+        settings = dataclasses.replace(QUICK, **options)
+        watch = lambda step, numbers: seen.append(step.x0)  # noqa: E731
+        pipeline(2, prompt="Tom", settings=settings, callback=watch)
+        return seen[-1]
+
+    plain = last_estimate()
+    assert torch.equal(plain, last_estimate(guidance=1.0, temperature=1.0))
+    for options in ({"guidance": 3.0}, {"temperature": 0.5}):
+        assert (last_estimate(**options) - plain).abs().max() > 0.1, options
+
+
 def test_guidance_does_nothing_where_nothing_is_given(pipeline):
     guided = dataclasses.replace(QUICK, guidance=3.0)
     assert pipeline(2, settings=guided).texts == pipeline(2, settings=QUICK).texts
@@ -127,6 +141,20 @@ def test_editing_with_strength_0_is_reconstruction_and_with_1_forgets_the_text(p
     assert pipeline.edit(TEXTS, 0.0, settings=QUICK).texts == reconstructed
     ends = [pipeline.edit([text], 1.0, settings=QUICK) for text in ("Tom saw the sea?", TEXTS[1])]
     assert ends[0].lengths != ends[1].lengths  # an edit keeps the length
+    alike = ["The dog likes a letter!", "The dog likes two apples."]  # of the same length
+    for strength, same in ((0.3, False), (1.0, True)):
+        first, second = (pipeline.edit([text], strength, settings=QUICK) for text in alike)
+        assert first.lengths == second.lengths
+        assert (first.texts == second.texts) == same
+
+
+def test_another_seed_edits_fills_in_and_interpolates_otherwise(pipeline):
+    for write in (
+        lambda seed: pipeline.edit(TEXTS, 0.7, settings=QUICK, seed=seed).texts,
+        lambda seed: pipeline.infill("The <mask> likes tea.", 2, settings=QUICK, seed=seed).texts,
+        lambda seed: pipeline.interpolate(*TEXTS, 3, settings=QUICK, seed=seed).texts,
+    ):
+        assert write(0) == write(0) != write(1)
 
 
 def test_interpolation_ends_in_reconstructions(pipeline):
@@ -238,6 +266,9 @@ def test_parts_that_do_not_fit_are_refused(pipeline):
     )
     with pytest.raises(UserError, match="the denoiser knows 99 tokens"):
         TextDiffusionPipeline(**parts)
+    others = {"mean": [0.0] * 32, "std": [1.0] * 32, "tokens": 1, "effective_rank": 1.0}
+    with pytest.raises(UserError, match="latent statistics have 32 channels, the latents 64"):
+        TextDiffusionPipeline(**pipeline.components, latent_statistics={**others, "source": ""})
 
 
 def test_any_denoiser_generates_edits_continues_and_fills_in(pipeline):

@@ -47,7 +47,7 @@ def test_the_mean_of_the_token_nats_is_the_reading_loss(pipeline):
             autoencoder.readable(autoencoder.encode(texts[:1])),
             torch.tensor(ids[:1]),
         )
-    torch.testing.assert_close(nats[: len(ids[0])], alone, atol=2e-2, rtol=2e-2)
+    torch.testing.assert_close(nats[: len(ids[0])], alone, atol=1e-5, rtol=1e-5)
 
 
 def test_a_score_does_not_depend_on_the_other_texts(pipeline):
@@ -58,7 +58,7 @@ def test_a_score_does_not_depend_on_the_other_texts(pipeline):
     ]
     together = scores(pipeline, texts)
     alone = [scores(pipeline, [text])[0] for text in texts]
-    np.testing.assert_allclose(together, alone, atol=2e-2)
+    np.testing.assert_allclose(together, alone, atol=1e-5)
 
 
 def test_nor_for_a_network_that_sees_its_padding(pipeline):

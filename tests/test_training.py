@@ -90,16 +90,25 @@ def test_the_same_seed_gives_the_same_weights_another_seed_others(tiny_config, t
     assert same(a, b) and not same(a, c)
 
 
-@pytest.mark.parametrize("options", [{}, {"self_conditioning": True, "precondition": "mixture"}])
-def test_a_resumed_run_ends_with_the_same_weights(tiny_config, tmp_path, options):
-    tables = copy.deepcopy(tiny_config)
+@pytest.mark.parametrize(
+    ("options", "left", "steps"),
+    [
+        ({}, 5, 12),
+        ({"self_conditioning": True, "precondition": "mixture"}, 5, 12),
+        ({}, 20, 24),  # in the third epoch, of 9 steps each
+    ],
+)
+def test_a_resumed_run_ends_with_the_same_weights(tiny_config, tmp_path, options, left, steps):
+    tables = changed(tiny_config, training_steps=steps)
     tables["denoiser"] |= options
     calm = run(tables, tmp_path / "calm")
-    train_for(tables, tmp_path / "cut", 5)
+    train_for(tables, tmp_path / "cut", left)
     said = []
     resumed = run_training(config_from_dict(tables), tmp_path / "cut", say=said.append)
-    assert any(line.startswith("resuming") and line.endswith("step 5") for line in said)
-    calm_folder, cut_folder = (checkpoint_folder(tmp_path / name, 12) for name in ("calm", "cut"))
+    assert any(line.startswith("resuming") and line.endswith(f"step {left}") for line in said)
+    calm_folder, cut_folder = (
+        checkpoint_folder(tmp_path / name, steps) for name in ("calm", "cut")
+    )
     assert same(weights(calm_folder), weights(cut_folder))
     averaged = "diffusion_pytorch_model.safetensors"
     assert same(load_file(calm_folder / averaged), load_file(cut_folder / averaged))
@@ -151,6 +160,28 @@ def test_a_damaged_newest_checkpoint_is_said_and_the_one_before_used(tiny_config
     run(tiny_config, tmp_path / "calm")
     folders = [checkpoint_folder(tmp_path / name, 12) for name in ("run", "calm")]
     assert same(weights(folders[0]), weights(folders[1]))
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_over(tiny_config, tmp_path):
+    train_for(tiny_config, tmp_path / "run", 5)
+    kept = list((tmp_path / "run" / "checkpoints").glob("step-*"))
+    assert len(kept) == 2
+    for folder in kept:
+        (folder / "weights.safetensors").write_bytes(b"nothing")
+    with pytest.raises(UserError, match="remove that folder to start over"):
+        run(tiny_config, tmp_path / "run")
+
+
+def test_a_resumed_run_drops_what_its_log_has_beyond_the_checkpoint(tiny_config, tmp_path):
+    steps = {}
+    for name in ("calm", "cut"):
+        if name == "cut":
+            train_for(tiny_config, tmp_path / "cut", 5)
+            lost = {"kind": "valid", "step": 6, "seconds": 1.0}
+            (tmp_path / "cut" / "log.jsonl").write_text(json.dumps(lost) + '\n{"kind": "tra')
+        run(tiny_config, tmp_path / name)
+        steps[name] = [(row["kind"], row["step"]) for row in read_log(tmp_path / name)]
+    assert steps["calm"] == steps["cut"]
 
 
 def test_a_loss_that_is_no_number_stops_with_the_step_and_keeps_the_last_checkpoint(
@@ -270,8 +301,9 @@ def shares(setup: Setup, denoiser, count: int, indices: np.ndarray):
     ]
 
 
-def test_processes_see_disjoint_parts_of_the_batch_that_one_would_see(tiny_config):
-    prepared = prepare(config_from_dict(tiny_config), say=quiet)
+def test_processes_see_disjoint_parts_of_the_batch_that_one_would_see(generator_config):
+    generator_config["objective"]["candidates"] = 20
+    prepared = prepare(config_from_dict(generator_config), say=quiet)
     indices = np.array([5, 9, 2, 7, 30])
     whole = shares(*prepared, 1, indices)[0]
     parts = shares(*prepared, 2, indices)
@@ -281,8 +313,14 @@ def test_processes_see_disjoint_parts_of_the_batch_that_one_would_see(tiny_confi
         assert torch.equal(part.timesteps, whole.timesteps[rows])
         assert torch.equal(part.noise, whole.noise[rows][:, :, :length])
         assert torch.equal(part.latents.values, whole.latents.values[rows][:, :, :length])
+        assert torch.equal(part.self_conditioned, whole.self_conditioned[rows])
+        assert torch.equal(part.given, whole.given[rows][:, :length])
+        assert torch.equal(part.tokens, whole.tokens[rows][:, :length])
+        assert torch.equal(part.candidates.ids, whole.candidates.ids)
+    assert whole.self_conditioned.any() and not whole.self_conditioned.all() and whole.given.any()
+    assert whole.share == pytest.approx(1 / int((whole.latents.mask & ~whole.given).sum()))
     assert sum(len(part.timesteps) for part in parts) == 5
-    # The mean over processes of what each adds is the mean over all real tokens.
+    # The mean over processes of what each adds is the mean over all tokens to predict.
     assert [part.share / 2 for part in parts] == pytest.approx([whole.share] * 2)
     spare = shares(*prepared, 3, indices[:2])[2]  # more processes than passages
     assert spare.share == 0.0 and len(spare.timesteps) == 1
