@@ -92,6 +92,19 @@ def test_reconstruct_json_is_in_the_order_of_the_texts(cli, model_folder, tmp_pa
     assert all(row.keys() == {"text", "reconstruction", "exact", "token_accuracy"} for row in found)
 
 
+def test_a_long_text_is_cut_and_said_or_split(cli, model_folder, tmp_path):
+    path = tmp_path / "long.txt"
+    path.write_text("The dog likes tea. Nobody saw it. " * 8 + "\n")
+    options = (path, "--json", "--model", model_folder)
+    whole, parts = cli("reconstruct", *options), cli("reconstruct", *options, "--split")
+    assert "1 of 1 texts have more than 32 tokens" in whole.stderr and len(rows(whole)) == 1
+    assert "more than 32 tokens" not in parts.stderr and len(rows(parts)) == 4
+    assert " ".join(row["text"] for row in rows(parts)) == path.read_text().strip()
+    options = ("--file", path, "--levels", 0, "--json", "--model", model_folder)
+    assert "truncated" in cli("noise", *options).stderr
+    assert "truncated" not in cli("noise", *options, "--split").stderr
+
+
 def test_reconstruct_reads_standard_input_and_prints_buckets(cli, model_folder):
     result = cli(
         "reconstruct", "-", "--model", model_folder, input="One two.\n" + "word " * 12 + "\n"

@@ -77,6 +77,20 @@ def test_edit(cli, generator_run, tmp_path):
     assert len(rows(cli("edit", "-", *options, input="One.\nTwo.\nThree.\n"))) == 3
 
 
+def test_generate_goes_on_and_a_gap_has_the_length_it_is_given(cli, generator_run):
+    options = ("--steps", 4, "--json", "--model", generator_run)
+    texts = [row["text"] for row in rows(cli("generate", "-n", 4, *options))]
+    later = rows(cli("generate", "-n", 2, "--first", 2, *options))
+    assert [(row["index"], row["text"]) for row in later] == [(2, texts[2]), (3, texts[3])]
+    asked = []
+    for gaps in ((2,), (2, 5)):
+        given = [part for gap in gaps for part in ("--gap", gap)]
+        asked.append(cli("infill", "<mask> likes <mask>.", *given, *options).stdout)
+    assert asked[0] != asked[1]
+    wrong = cli("infill", "The <mask> likes tea.", "--gap", 2, "--gap", 3, *options)
+    assert wrong.exit_code == 1 and "for 2 gaps; the text has 1" in wrong.stderr
+
+
 def test_infill_and_interpolate(cli, generator_run):
     options = ("--steps", 4, "--json", "--model", generator_run)
     found = rows(cli("infill", "The <mask> likes tea.", "-n", 3, *options))
@@ -97,14 +111,16 @@ def test_infill_and_interpolate(cli, generator_run):
         (("edit", TEXT, "--strength", 1.5), "strength is 1.5; it must be between 0 and 1"),
         (("edit", TEXT, "--strength", "nan"), "strength is nan"),
         (("infill", "no gap"), "has no <mask>"),
+        (("infill", "no\ngap"), "'no gap' has no <mask> to fill in; write <mask> where"),
         (("interpolate", TEXT, " "), "text 2 is blank"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_1(cli, generator_run, arguments, message):
     result = cli(*arguments, "--model", generator_run)
     assert result.exit_code == 1 and result.stdout == ""
-    lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1 and message in lines[0]
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("error: ") and message in last
+    assert result.stderr.count("error: ") == 1
 
 
 def test_edit_takes_a_text_or_a_file(cli, corpus_file):

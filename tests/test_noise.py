@@ -56,6 +56,14 @@ def test_same_seed_same_result_other_seed_other_noise(autoencoder):
     assert run(autoencoder, TEXTS[:3], [1.0], seed=6) != first
 
 
+def test_a_texts_noise_does_not_depend_on_its_batch(autoencoder, monkeypatch):
+    texts = [*TEXTS[:8], "Tom.", "A longer one. " * 3]
+    together = {item.original: item for item in run(autoencoder, texts, [1.0])}
+    monkeypatch.setattr("bartleby.noise.TOKENS_PER_BATCH", 32)
+    for item in run(autoencoder, texts, [1.0]):
+        assert item.cosine == pytest.approx(together[item.original].cosine, abs=1e-5)
+
+
 def test_parse_levels():
     assert parse_levels(["0.1", "0.5", "1.0"]) == [0.1, 0.5, 1.0]
     assert parse_levels(["0:0.3:0.1"]) == [0, 0.1, 0.2, 0.3]

@@ -96,9 +96,13 @@ def test_another_configuration_is_refused(tmp_path):
 
 
 def test_a_longer_run_goes_on_from_the_constant_part(tmp_path):
-    train(tmp_path, stop_after=5)
-    states = train(tmp_path, dataclasses.replace(CONFIG, steps=20))
+    longer = dataclasses.replace(CONFIG, steps=20)
+    train(tmp_path / "first", stop_after=5)
+    states = train(tmp_path / "first", longer)
     assert [state.step for state in states] == list(range(6, 21))
+    train(tmp_path / "calm", longer)
+    ends = [weights(checkpoint_folder(tmp_path / name, 20)) for name in ("first", "calm")]
+    assert same(*ends)
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_checkpoint(

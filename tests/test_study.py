@@ -18,7 +18,7 @@ from bartleby.doctor import diagnose
 from bartleby.document import Heading, Paragraph, Picture, Table, to_html, to_markdown
 from bartleby.errors import UserError
 from bartleby.latents import STATISTICS_FILE
-from bartleby.run_setup import open_run
+from bartleby.run_setup import open_run, validation_sample
 from bartleby.study import MATRIX, StudySettings, quick_settings, run_study
 from bartleby.study_report import write_report
 from bartleby.training_run import run_training
@@ -272,9 +272,14 @@ def test_shrunken_predictions_and_what_the_decoder_cannot_read_are_found(healthy
 
 
 def test_a_decoder_that_cannot_read_the_estimate_is_found(healthy, tmp_path, monkeypatch):
-    """The decoder reads the input, not the estimate: accuracies as they would come."""
-    reads = iter([0.9, 0.2, 0.9, 0.85, 0.1, 0.1])
-    monkeypatch.setattr("bartleby.doctor.decoded_accuracy", lambda *_: next(reads))
+    """A decoder that reads latents of the deviation they were noised to, and nothing that is less loud."""
+    latents, _ = validation_sample(open_run(healthy, say=quiet)[0].validation, 8)
+    quietest = 1.1 * float(latents.real.std())
+
+    def decoded_accuracy(autoencoder, latents, token_ids):
+        return 0.9 if latents.real.std() > quietest else 0.2
+
+    monkeypatch.setattr("bartleby.doctor.decoded_accuracy", decoded_accuracy)
     found = findings(healthy)["decoder"]
     assert found.problem and found.value == 0.2 and found.reference == 0.9
 
