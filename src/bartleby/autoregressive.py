@@ -23,18 +23,17 @@ from bartleby.precision import attention_kernel, autocast, network_dtype
 from bartleby.processes import Processes
 from bartleby.randomness import seeded
 from bartleby.tokenization import decode_ids, token_sequences
-from bartleby.training_loop import LoopState, StepLoss, training_loop
+from bartleby.training_loop import LoopConfig, LoopState, StepLoss, training_loop
 
 TEXTS_PER_BATCH = 64
 ORDER, DROPOUT = range(2)  # what randomness is for
 
 
 @dataclass(frozen=True)
-class AutoregressiveConfig:
+class AutoregressiveConfig(LoopConfig):
     """width, layers, heads: of the transformer.  dropout: share of what a layer adds that is left out at random.
-    weight_decay: of the matrices between layers.
 
-    The rest as in a denoiser's [training] table.
+    weight_decay: of the matrices between layers.
     """
 
     width: int = 320
@@ -42,15 +41,8 @@ class AutoregressiveConfig:
     heads: int = 5
     window: int = 32
     dropout: float = 0.0
-    steps: int = 2000
-    tokens_per_batch: int = 2048
     learning_rate: float = 2e-3
-    warmup_steps: int = 100
-    decay_share: float = 0.25
     weight_decay: float = 0.1
-    gradient_clip: float = 1.0
-    checkpoint_minutes: float = 4.0
-    seed: int = 0
 
 
 def sized_like(parameters: int, vocabulary: int, **options: Any) -> AutoregressiveConfig:
@@ -141,7 +133,8 @@ def new_model(config: AutoregressiveConfig, tokenizer: PreTrainedTokenizerBase) 
 
 def _optimizer(model: GPT2LMHeadModel, config: AutoregressiveConfig) -> MuonAdamW:
     """As the decoder's own repair has it, so that the yardstick learns as fast from a text."""
-    matrices, others = [], []
+    matrices: list[torch.nn.Parameter] = []
+    others: list[torch.nn.Parameter] = []
     for name, weights in model.named_parameters():
         inner = weights.ndim == 2 and name.startswith("transformer.h.")
         (matrices if inner else others).append(weights)

@@ -6,11 +6,12 @@ import dataclasses
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import GPT2LMHeadModel
+from transformers import GPT2LMHeadModel, PreTrainedTokenizerBase
 
 from bartleby.autoregressive import (
     AutoregressiveConfig,
@@ -93,7 +94,8 @@ def run_benchmark(
     trained models that the same networks wrote in an earlier call are read instead of written again, and
     that is said. Controls have the first of `seeds` alone and are made in every call.
     """
-    if autoregressive and evaluator.training is None:
+    training = evaluator.training
+    if autoregressive and training is None:
         raise UserError("the autoregressive row needs the texts to train on")
     made_folder(out)
     rows: dict[str, list[list[str]]] = {"human": [human]}
@@ -103,21 +105,19 @@ def run_benchmark(
         rows[name_of(one)] = keep(
             name_of(one),
             f"{origin} {one} {pipeline.config.length_counts}",
-            lambda seed, one=one: pipeline(len(human), settings=one, seed=seed).texts,
+            partial(_written, pipeline, len(human), one),
         )
     controls = control_texts(pipeline, human, seed=seeds[0], say=say)
     rows |= {name: [texts] for name, texts in controls.items()}
-    if autoregressive:
-        model = _trained(autoregressive, pipeline, evaluator, out / "autoregressive", say)
+    if autoregressive and training:
+        model = _trained(autoregressive, pipeline, training, out / "autoregressive", say)
         trained = digest_of(model)
         for least in sorted({0.0, *(one.decoder_min_p for one in settings)}):
             name = "autoregressive" + (f" {SHORT['decoder_min_p']}{least:g}" if least else "")
             rows[name] = keep(
                 name,
                 f"{trained} {least}",
-                lambda seed, least=least: write_autoregressive(
-                    model, pipeline.tokenizer, len(human), min_p=least, seed=seed
-                ),
+                partial(_drawn, model, pipeline.tokenizer, len(human), least),
             )
     for name in ("human", *controls):
         write_json(out / f"{name.replace(' ', '-')}.json", {"texts": rows[name][0]})
@@ -178,15 +178,25 @@ class Keeper:
 def _trained(
     config: AutoregressiveConfig,
     pipeline: TextDiffusionPipeline,
-    evaluator: Evaluator,
+    training: list[str],
     out: Path,
     say: Callable[[str], None],
 ) -> GPT2LMHeadModel:
     device = pipeline.bart.device
-    states = train_autoregressive(
-        config, pipeline.tokenizer, evaluator.training, out, device=device, say=say
-    )
+    states = train_autoregressive(config, pipeline.tokenizer, training, out, device=device, say=say)
     return follow(states, out, "autoregressive").network.eval()
+
+
+def _written(
+    pipeline: TextDiffusionPipeline, count: int, settings: SamplingSettings, seed: int
+) -> list[str]:
+    return pipeline(count, settings=settings, seed=seed).texts
+
+
+def _drawn(
+    model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerBase, count: int, min_p: float, seed: int
+) -> list[str]:
+    return write_autoregressive(model, tokenizer, count, min_p=min_p, seed=seed)
 
 
 def _plain(scores: Scores) -> dict:

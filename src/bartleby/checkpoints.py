@@ -24,6 +24,7 @@ from bartleby.errors import UserError
 from bartleby.optimisation import AnyOptimizer
 
 T = TypeVar("T")
+Network = TypeVar("Network", bound=torch.nn.Module)
 
 
 class DamagedCheckpointError(UserError):
@@ -164,7 +165,7 @@ def checkpoint_folders(run: Path) -> list[Path]:
 
 def save_training_state(folder: Path, optimizer: AnyOptimizer, state: dict) -> None:
     """The optimiser's tensors and a JSON object of everything else that resuming needs."""
-    tensors = {}
+    tensors: dict[str, torch.Tensor] = {}
     for index, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"{index}.{name}": tensor.contiguous() for name, tensor in moments.items()}
     save_file(tensors, folder / "optimizer.safetensors")
@@ -279,7 +280,7 @@ def resume_network(
 
 
 @torch.no_grad()
-def realigned(network: torch.nn.Module) -> torch.nn.Module:
+def realigned(network: Network) -> Network:
     """The network with its weights in memory of their own.
 
     Weights that are mapped from a file lie where its header ends, and sums over unaligned memory are made

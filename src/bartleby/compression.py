@@ -28,13 +28,13 @@ from bartleby.processes import Processes
 from bartleby.randomness import extended, normals, stream_seeds, uniforms
 from bartleby.reading import IGNORED, reading_loss
 from bartleby.tokenization import token_sequences
-from bartleby.training_loop import LoopState, StepLoss, training_loop
+from bartleby.training_loop import LoopConfig, LoopState, StepLoss, training_loop
 
 ORDER, NOISE, DEVIATION = range(3)  # what randomness is for
 
 
 @dataclass(frozen=True)
-class CompressionConfig:
+class CompressionConfig(LoopConfig):
     """window: tokens a text may have.  vectors, vector_channels: K and D.  width, layers, heads: of each Perceiver.
 
     noise: on a text's vectors, its deviation drawn evenly from 0 to this.  latent_weight: of the squared
@@ -47,16 +47,9 @@ class CompressionConfig:
     width: int = 256
     layers: int = 3
     heads: int = 4
-    steps: int = 2000
-    tokens_per_batch: int = 2048
-    learning_rate: float = 1e-3
-    warmup_steps: int = 100
     decay_share: float = 0.5
-    gradient_clip: float = 1.0
     noise: float = 0.5
     latent_weight: float = 1.0
-    checkpoint_minutes: float = 4.0
-    seed: int = 0
 
     def __post_init__(self):
         counts = ("vectors", "vector_channels", "layers", "heads", "steps", "tokens_per_batch")
@@ -132,8 +125,7 @@ def train_compressor(
             seed = processes.seed(config.seed, index)
             nats, error = _losses(config, raw, compressor, chosen, seed)
             total = nats + config.latent_weight * error
-            parts = {"nats": nats, "latent_error": error}
-            yield StepLoss(total, sum(map(len, chosen)), parts)
+            yield StepLoss(total, sum(map(len, chosen)), {"nats": nats, "latent_error": error})
 
     yield from training_loop(
         config,

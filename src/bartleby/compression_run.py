@@ -37,9 +37,9 @@ def run_compression(
     say: Callable[[str], None] = say,
 ) -> None:
     """Trains a compressor on `model`'s latents; leaves the BART with it in `out/model`."""
-    processes, device = launched(device)
+    processes, here = launched(device)
     say = processes.speaking(say)
-    autoencoder = load_autoencoder(model, window=config.window, device=device)
+    autoencoder = load_autoencoder(model, window=config.window, device=here)
     if autoencoder.compressor is not None:
         raise UserError(f"'{model}' is compressed already; name the BART that it was made from")
     corpus = merge(load_corpus(source, column=column) for source in data)
@@ -78,6 +78,8 @@ def _finish(
     say: Callable[[str], None],
 ) -> dict:
     """Measures the compressor on held-out texts and writes `out/model`."""
+    compressor = compressed.compressor
+    assert compressor is not None
     held_out = compressed.split(spread(valid, VALIDATION_TEXTS))[:VALIDATION_TEXTS]
     summary = summarise([item for _, item in reconstruct(compressed, held_out, say=say)])
     sample = compressed.split(spread(texts, STATISTICS_TEXTS))
@@ -86,14 +88,14 @@ def _finish(
     record = {
         "config": dataclasses.asdict(config),
         "data": [Path(source).name for source in data],
-        "parameters": parameters(compressed.compressor),
+        "parameters": parameters(compressor),
         "validation": dataclasses.asdict(summary),
         "effective_rank": statistics.effective_rank,
     }
     with replaced_folder(out / "model") as folder:
         compressed.bart.save_pretrained(folder)
         compressed.tokenizer.save_pretrained(folder)
-        compressed.compressor.save_pretrained(folder / COMPRESSOR)
+        compressor.save_pretrained(folder / COMPRESSOR)
         write_json(folder / COMPRESSOR / STATISTICS_FILE, statistics.to_json())
         write_json(folder / "compression.json", record)
     return record

@@ -55,7 +55,7 @@ def track(items: Iterable[Item], description: str, *, total: int) -> Iterator[It
 
 def print_json(value: Any) -> None:
     """One object on one line of stdout; infinite and undefined numbers become null."""
-    if dataclasses.is_dataclass(value):
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = dataclasses.asdict(value)
     print(json.dumps(_finite(value), ensure_ascii=False))
 

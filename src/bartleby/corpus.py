@@ -14,7 +14,7 @@ import io
 import json
 import lzma
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -92,9 +92,9 @@ def read_rows(path: str | Path, *, column: str = "text") -> list[str]:
     text = _read_utf8(path)
     suffix = _inner_suffix(path)
     if suffix == ".jsonl":
-        rows = _jsonl_rows(text, path, column)
+        rows = list(_jsonl_rows(text, path, column))
     elif suffix == ".csv":
-        rows = _csv_rows(text, path, column)
+        rows = list(_csv_rows(text, path, column))
     else:
         rows = text.removesuffix("\n").split("\n")
     texts = [row.strip() for row in rows]
@@ -122,7 +122,7 @@ def _inner_suffix(path: Path) -> str:
 def _read_utf8(path: Path) -> str:
     if path.is_dir():
         raise UserError(f"'{path}' is a folder; name a file in it")
-    openers = {".gz": gzip.open, ".xz": lzma.open}
+    openers: dict[str, Callable] = {".gz": gzip.open, ".xz": lzma.open}
     try:
         with openers.get(path.suffix.lower(), open)(path, "rb") as file:
             data = file.read()
@@ -237,8 +237,8 @@ def _load_hub_dataset(name: str, column: str) -> Corpus:
     import datasets
     from huggingface_hub.errors import HfHubHTTPError
 
-    repository, _, config = name.partition(":")
-    repository, config = HUB_ALIASES.get(repository, (repository, config or None))
+    named, _, chosen = name.partition(":")
+    repository, config = HUB_ALIASES.get(named, (named, chosen or None))
     try:
         loaded = datasets.load_dataset(repository, config)
     except (datasets.exceptions.DatasetNotFoundError, OSError, HfHubHTTPError, ValueError) as error:

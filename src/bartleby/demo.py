@@ -12,6 +12,7 @@ from bartleby.pipeline import load_pipeline
 from bartleby.plots import plot_noise_curve
 from bartleby.reports import noise_report
 from bartleby.restoration import load_trained_denoiser
+from bartleby.run_folder import DENOISER
 
 SENTENCES = [
     "It was raining so hard that nobody wanted to leave the house.",
@@ -35,7 +36,8 @@ def run_demo(model: str | None, *, plot: Path, seed: int, as_json: bool) -> None
     """A reconstruction, the noise experiment at the published levels, and the noise curve as a plot."""
     check_plot_path(plot)
     autoencoder = load_autoencoder(model)
-    channels = autoencoder.channels
+    folder, channels = autoencoder.folder, autoencoder.channels
+    assert folder is not None  # it was loaded from there
     say(
         f"model {autoencoder.name}: a text of n tokens becomes latents of shape [{channels}, n]. Decoding is greedy."
     )
@@ -63,8 +65,8 @@ def run_demo(model: str | None, *, plot: Path, seed: int, as_json: bool) -> None
         print("\n2. The noise experiment: Gaussian noise on the latents, then the decoder;")
         print("   and the same latents through the denoiser first\n")
     restore = None
-    if (autoencoder.folder / "denoiser").is_dir():
-        restore = load_trained_denoiser(autoencoder.folder, autoencoder).restore
+    if (folder / DENOISER).is_dir():
+        restore = load_trained_denoiser(folder, autoencoder).restore
     else:
         say(f"'{autoencoder.name}' has no denoiser beside it, so nothing is denoised")
     noised = noise_experiment(
@@ -79,7 +81,7 @@ def run_demo(model: str | None, *, plot: Path, seed: int, as_json: bool) -> None
     )
     if not as_json:
         print(f"\n3. The whole curve is in {plot}")
-    _generate(autoencoder.folder, seed=seed, as_json=as_json)
+    _generate(folder, seed=seed, as_json=as_json)
     say(
         "\nnext: bartleby generate -n 10 --watch   more texts, and how the first one emerges\n"
         '      bartleby infill "The <mask> sat on the mat."\n'

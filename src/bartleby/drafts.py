@@ -129,20 +129,20 @@ class Writer:
         mask = torch.arange(longest) < torch.tensor([draft.length for draft in drafts])[:, None]
         mask = mask.to(device)
         known = known_latents = None
-        if drafts[0].given:
+        tokens = [draft.given.known for draft in drafts if draft.given]
+        if tokens:
             known = torch.full(mask.shape, FREE, device=device)
-            for row, draft in enumerate(drafts):
-                known[row, : draft.length] = torch.tensor(draft.given.known)
+            for row, own in enumerate(tokens):
+                known[row, : len(own)] = torch.tensor(own)
             if not takes_tokens(self.denoiser):
-                given = self.autoencoder.encode_tokens(
-                    [draft.given.known for draft in drafts]
-                ).values
+                given = self.autoencoder.encode_tokens(tokens).values
                 known_latents = F.pad(given, (0, longest - given.shape[2]))
         noise = starting_noise(mask, self.denoiser.config.channels, seeds=seeds)
-        if drafts[0].start is not None:
+        starts = [draft.start for draft in drafts if draft.start is not None]
+        if starts:
             x0 = torch.zeros_like(noise)
-            for row, draft in enumerate(drafts):
-                x0[row, :, : draft.length] = draft.start
+            for row, start in enumerate(starts):
+                x0[row, :, : start.shape[1]] = start
             if strength == 0:
                 return Latents(x0, mask)
             timestep = torch.tensor(timesteps_of(self.scheduler, self.settings, strength)[:1])

@@ -68,9 +68,9 @@ class EditBenchmark:
         """A row for each of the `steps` places between the two texts of every pair."""
         rows = [
             self.pipeline.interpolate(
-                *pair, steps, settings=self.settings, seed=self.seed + index
+                first, last, steps, settings=self.settings, seed=self.seed + index
             ).texts
-            for index, pair in enumerate(track(pairs, len(pairs)))
+            for index, (first, last) in enumerate(track(pairs, len(pairs)))
         ]
         firsts, lasts = ([pair[end] for pair in pairs] for end in (0, 1))
         vectors, last_vectors = self.embedder.embed(firsts), self.embedder.embed(lasts)

@@ -73,9 +73,9 @@ class LatentData:
 
     @cached_property
     def _raw(self) -> np.ndarray:
-        return np.memmap(
-            self.cache, np.float16, "r", shape=(self._places[-1], self.autoencoder.channels)
-        )
+        assert self.cache is not None
+        shape = (int(self._places[-1]), self.autoencoder.channels)
+        return np.memmap(self.cache, np.float16, "r", shape=shape)
 
     @cached_property
     def _on_gpu(self) -> torch.Tensor | None:
@@ -85,7 +85,7 @@ class LatentData:
             return None
         return torch.from_numpy(np.array(self._raw)).to(device)
 
-    def token_ids(self, index: int) -> list[int]:
+    def token_ids(self, index: int | np.integer) -> list[int]:
         """Token ids of one passage, <s> and </s> included."""
         return self.tokens[self.offsets[index] : self.offsets[index + 1]].tolist()
 
@@ -113,8 +113,8 @@ class LatentData:
     ) -> Latents:
         """As `batch`, not normalised."""
         length = round_up(int(self.lengths[indices].max()), length_multiple)
-        places, mask = places_of(self._places, indices, length=length)
-        mask = torch.from_numpy(mask).to(device)
+        places, real = places_of(self._places, indices, length=length)
+        mask = torch.from_numpy(real).to(device)
         if self.cache is None:
             raw = dataclasses.replace(self.autoencoder, statistics=None)
             encoded = raw.encode_tokens([self.token_ids(index) for index in indices]).values

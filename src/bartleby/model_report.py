@@ -23,6 +23,7 @@ def describe(autoencoder: Autoencoder) -> dict:
     """What a model is, as plain values."""
     config = autoencoder.bart.config
     folder = autoencoder.folder
+    files = folder.glob("*.safetensors") if folder else ()
     statistics, compressor = autoencoder.statistics, autoencoder.compressor
     length = (
         f"tokens (up to {autoencoder.window})"
@@ -31,10 +32,8 @@ def describe(autoencoder: Autoencoder) -> dict:
     )
     return {
         "model": autoencoder.name,
-        "stored": str(folder.resolve()),
-        "megabytes": round(
-            sum(file.stat().st_size for file in folder.glob("*.safetensors")) / 1e6, 1
-        ),
+        "stored": str(folder.resolve()) if folder else None,
+        "megabytes": round(sum(file.stat().st_size for file in files) / 1e6, 1),
         "parameters": sum(parameter.numel() for parameter in autoencoder.bart.parameters()),
         "encoder_layers": config.encoder_layers,
         "decoder_layers": config.decoder_layers,
@@ -54,7 +53,7 @@ def describe(autoencoder: Autoencoder) -> dict:
             "std_median": float(statistics.std.median()),
             "std_largest": float(statistics.std.max()),
         },
-        "pretraining": _pretraining_record(folder),
+        "pretraining": _pretraining_record(folder) if folder else None,
     }
 
 
@@ -93,9 +92,9 @@ def info_report(autoencoder: Autoencoder, *, as_json: bool) -> None:
         )
 
 
-def is_generator(model: str | Path | None) -> bool:
+def is_generator(model: str | Path) -> bool:
     """Whether this names a run of `bartleby train` or a saved pipeline, and no BART."""
-    folder = Path(model or "").expanduser()
+    folder = Path(model).expanduser()
     return is_run(folder) or (folder / PIPELINE_FILE).exists()
 
 

@@ -11,6 +11,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -111,7 +112,7 @@ def noise_experiment(
             cleaned = raw.decode_tokens(restore(noised, level), settings) if restore else None
             for row, index in enumerate(indices):
                 reference = content_ids(raw.tokenizer, sequences[index])
-                after = {}
+                after: dict[str, Any] = {}
                 if cleaned:
                     content = content_ids(raw.tokenizer, cleaned[row])
                     after["denoised"] = decode_ids(raw.tokenizer, [cleaned[row]])[0]

@@ -15,9 +15,14 @@ from bartleby.errors import UserError
 class RateSettings(Protocol):
     """The part of a configuration that says how the learning rate changes over a run."""
 
-    learning_rate: float
-    warmup_steps: int
-    decay_share: float
+    @property
+    def learning_rate(self) -> float: ...
+
+    @property
+    def warmup_steps(self) -> int: ...
+
+    @property
+    def decay_share(self) -> float: ...
 
 
 def learning_rate(settings: RateSettings, step: int, *, steps: int) -> float:
@@ -80,7 +85,8 @@ class MuonAdamW:
             part.step()
 
     def state_dict(self) -> dict:
-        state, first = {}, 0
+        state: dict[int, dict] = {}
+        first = 0
         for part in self.parts:
             own = part.state_dict()["state"]
             state |= {first + index: moments for index, moments in own.items()}

@@ -356,7 +356,8 @@ class TextDiffusionPipeline(DiffusionPipeline):
         settings = settings or self.editing_settings
         latents = self.autoencoder.encode([first, last], say=say)
         ends = [values[:, mask] for values, mask in zip(latents.values, latents.mask, strict=True)]
-        texts, lengths = [], []
+        texts: list[str] = []
+        lengths: list[int] = []
         for number, weight in enumerate(np.linspace(0, 1, steps)):
             length = round((1 - weight) * ends[0].shape[1] + weight * ends[1].shape[1])
             mixed = (1 - weight) * self._stretched(ends[0], length)
@@ -417,14 +418,13 @@ def load_pipeline(
     bart: for a run, another BART than it was trained on, say one with a repaired decoder.  device: cpu or cuda, by
     default cuda where there is one. Raises UserError for what is none of these, or lacks a part.
     """
-    device = chosen_device(device)
-    run = generator_folder(BUNDLED if model is None else model)
+    chosen, name = chosen_device(device), BUNDLED if model is None else model
+    run = generator_folder(name)
     if is_run(run):
-        return TextDiffusionPipeline.from_run(run, model=bart, device=device)
+        return TextDiffusionPipeline.from_run(run, model=bart, device=chosen)
     if bart is not None:
         raise UserError(f"'{model}' is no run of bartleby train, so it has its own BART")
-    pipeline = TextDiffusionPipeline.from_pretrained(model)
-    return pipeline.to(device)
+    return TextDiffusionPipeline.from_pretrained(name).to(chosen)
 
 
 def _seeds(seed: int, index: int, settings: SamplingSettings) -> list[tuple[int, ...]]:

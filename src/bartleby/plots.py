@@ -40,8 +40,8 @@ def plot_noise_curve(
     if not relative:
         marked = [level for level in PUBLISHED_LEVELS if min(levels) <= level <= max(levels)]
         for level in marked:
-            label = "published levels" if level == marked[0] else None
-            axes.axvline(level, color="0.6", linewidth=1, linestyle=":", zorder=0, label=label)
+            once = "published levels" if level == marked[0] else None
+            axes.axvline(level, color="0.6", linewidth=1, linestyle=":", zorder=0, label=once)
             axes.annotate(f"{level}", (level, 1.04), ha="center", fontsize=8, color="0.3")
     unit = "standard deviations of each channel" if relative else "added to raw latents"
     axes.set(xlabel=f"noise level ({unit})", ylim=(-0.02, 1.09))
@@ -99,7 +99,9 @@ def plot_edits(rows: list[EditScores], path: Path) -> None:
         axes.set(xlabel=label, ylim=(0, 1.05))
         axes.grid(alpha=0.25)
         right = axes.twinx()
-        multiples = [row.perplexity / human if row.perplexity else np.nan for row in chosen]
+        multiples = [
+            row.perplexity / human if row.perplexity and human else np.nan for row in chosen
+        ]
         right.plot(amounts, multiples, "--", color="tab:red", label="perplexity, x human")
         right.set_ylim(0, 1.1 * np.nanmax(multiples))
         right.tick_params(axis="y", colors="tab:red")

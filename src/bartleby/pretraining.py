@@ -26,30 +26,20 @@ from bartleby.messages import say
 from bartleby.precision import attention_kernel, autocast, network_dtype
 from bartleby.processes import Processes
 from bartleby.tokenization import token_sequences, train_tokenizer
-from bartleby.training_loop import LoopState, StepLoss, training_loop
+from bartleby.training_loop import LoopConfig, LoopState, StepLoss, training_loop
 
 ORDER, BATCH = range(2)  # what randomness is for
 
 
 @dataclass(frozen=True)
-class PretrainConfig:
+class PretrainConfig(LoopConfig):
     """Everything that decides the weights; `PRESETS` has some. Raises UserError for what cannot be."""
 
     architecture: str = "nano"
     vocabulary: int = 8192
     window: int = 128  # tokens, <s> and </s> included
-    steps: int = 2000
-    tokens_per_batch: int = 2048  # padded decoder positions
-    learning_rate: float = 1e-3
-    warmup_steps: int = 100
-    decay_share: float = (
-        0.25  # of the steps, at the end, over which the learning rate falls to zero
-    )
     weight_decay: float = 0.01
-    gradient_clip: float = 1.0
-    checkpoint_minutes: float = 4.0
     store: str = "bfloat16"  # format of the finished model's weights; checkpoints keep float32
-    seed: int = 0
     corruption: Corruption = field(default_factory=Corruption)
 
     def __post_init__(self):

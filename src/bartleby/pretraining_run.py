@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -31,7 +32,7 @@ READS = 0.95  # token accuracy in free-running reconstruction from which a decod
 COLLAPSED = 0.05  # effective rank over channels below which latents count as collapsed
 
 
-def configure(preset: str, **changes: object) -> PretrainConfig:
+def configure(preset: str, **changes: Any) -> PretrainConfig:
     """The preset's configuration, with every change that is not None."""
     if preset not in PRESETS:
         raise UserError(f"unknown preset '{preset}' (known: {', '.join(PRESETS)})")
@@ -52,17 +53,17 @@ def run_pretraining(
     say: Callable[[str], None] = say,
 ) -> None:
     """Trains, validates as it goes, and leaves an ordinary Hugging Face folder in `out/model`."""
-    processes, device = launched(device)
+    processes, here = launched(device)
     say = processes.speaking(say)
     made_folder(out / CHECKPOINTS)
     corpus = merge(load_corpus(source, column=column) for source in data)
     for note in corpus.notes:
         say(note)
     train, valid = corpus.split("train"), corpus.split("valid")
-    precision = str(network_dtype(device)).removeprefix("torch.")
+    precision = str(network_dtype(here)).removeprefix("torch.")
     say(
         f"{len(train):,} texts · {config.steps:,} steps of up to {config.tokens_per_batch:,} tokens"
-        f" · {device}, {precision}{processes}"
+        f" · {here}, {precision}{processes}"
     )
     tokenizer = processes.from_main(lambda: run_tokenizer(config, train, out))
 
@@ -71,7 +72,7 @@ def run_pretraining(
             _validate(config, state, tokenizer, valid, log, name=str(out), say=say)
 
     states = pretrain(
-        config, train, out, tokenizer=tokenizer, device=device, processes=processes, say=say
+        config, train, out, tokenizer=tokenizer, device=here, processes=processes, say=say
     )
     last = follow(states, out, "pretrain", processes=processes, observe=observe)
     if processes.is_main:

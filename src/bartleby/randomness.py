@@ -84,8 +84,7 @@ def _mixed(values: np.ndarray) -> np.ndarray:
 
 def _words(seeds: Seeds, count: int, first: int, device: torch.device | str) -> torch.Tensor:
     """[n, count] int64 of 0 to 2**32 - 1: numbers first, first + 1, ... of each seed's stream."""
-    keys = _keys(seeds).view(np.int64)
-    keys = torch.from_numpy(keys).to(device)[:, None]
+    keys = torch.from_numpy(_keys(seeds).view(np.int64)).to(device)[:, None]
     block = first // WORDS
     blocks = -(-(first + count) // WORDS) - block
     counters = torch.arange(block, block + blocks, device=device)[None]

@@ -41,7 +41,7 @@ from bartleby.reading import IGNORED, reading_loss
 from bartleby.run_setup import Setup
 from bartleby.tokenization import token_sequences
 from bartleby.training_batch import batch_candidates
-from bartleby.training_loop import LoopState, StepLoss, training_loop
+from bartleby.training_loop import LoopConfig, LoopState, StepLoss, training_loop
 from bartleby.writing_decoder import READOUT, decoder_weights, deepen, untie_readout
 
 # What randomness is for.
@@ -49,7 +49,7 @@ KIND, READ, COPY, CORRUPTION, TIMES, NOISE, COINS, GIVEN, CANDIDATES, DROPOUT = 
 
 
 @dataclass(frozen=True)
-class RepairConfig:
+class RepairConfig(LoopConfig):
     """quietest, noisiest: shares of all timesteps between which lie those whose estimates are read.
 
     conditioned: share of the passages of which a part is given, if the denoiser was trained so.  copies: share of
@@ -61,19 +61,14 @@ class RepairConfig:
     steps: int = 1200
     layers: int = 0
     own_readout: bool = False
-    tokens_per_batch: int = 2048
-    learning_rate: float = 1e-3
     warmup_steps: int = 50
     decay_share: float = 0.5
     weight_decay: float = 0.1
     dropout: float = 0.1
-    gradient_clip: float = 1.0
     quietest: float = 0.3
     noisiest: float = 0.8
     conditioned: float = 0.5
     copies: float = 0.15
-    checkpoint_minutes: float = 4.0
-    seed: int = 0
 
     def __post_init__(self):
         if self.steps < 1 or self.tokens_per_batch < 1:

@@ -55,10 +55,10 @@ def run_repair(
 
     data: texts for the steps that read latents as in pretraining; without any, the run's own.
     """
-    processes, device = launched(device)
+    processes, here = launched(device)
     say = processes.speaking(say)
     with processes.main_first():
-        setup, denoiser = open_run(run, device=str(device), say=say)
+        setup, denoiser = open_run(run, device=str(here), say=say)
     if setup.autoencoder.compressor is not None:
         raise UserError(f"'{run}' works on compressed latents; only BART's own can be repaired")
     load_decoder(setup.autoencoder.bart, decoder_folder(start) if start else run)
@@ -142,7 +142,7 @@ def _finish(setup: Setup, out: Path, record: dict) -> None:
         autoencoder.bart.to(STORE).save_pretrained(temporary)
         autoencoder.tokenizer.save_pretrained(temporary)
         for name in (STATISTICS_FILE, "pretraining.json"):
-            if (autoencoder.folder / name).exists():
+            if autoencoder.folder and (autoencoder.folder / name).exists():
                 shutil.copy(autoencoder.folder / name, temporary / name)
         write_json(temporary / "repair.json", record)
     autoencoder.bart.float()

@@ -206,7 +206,7 @@ def benchmark_report(
     human = scores["human"][0].perplexity
     for name, (mean, deviation) in scores.items():
         perplexity = ratio = "-"
-        if mean.perplexity is not None:
+        if mean.perplexity is not None and human:
             perplexity, ratio = f"{mean.perplexity:.0f}", f"{mean.perplexity / human:.2f}"
             perplexity += f" ±{deviation.perplexity:.0f}" if deviation else ""
         values = [(getattr(mean, field), form) for field, (_, form) in columns.items()]
@@ -232,7 +232,7 @@ def edit_report(rows: list[EditScores], *, judge: str, embedder: str, as_json: b
             human = row.perplexity
         name = row.kind if row.kind in ("human", "infilling") else f"{row.kind} {row.amount:.3g}"
         cells = ["-", "-"]
-        if row.perplexity is not None:
+        if row.perplexity is not None and human:
             cells = [f"{row.perplexity:.0f}", f"{row.perplexity / human:.2f}"]
         last = "" if row.similarity_last is None else f"{row.similarity_last:.3f}"
         print(

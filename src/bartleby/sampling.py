@@ -121,7 +121,7 @@ class Estimator:
             self._denoiser, xt, batch, self._mask, self._previous, self._known, self._settings
         )
         x0 = predicted_x0(self._scheduler, prediction, xt, batch)
-        if self._known_latents is not None:
+        if self._known is not None and self._known_latents is not None:
             given = (self._known >= 0)[:, None]
             implied = implied_prediction(self._scheduler, self._known_latents, xt, batch)
             prediction = torch.where(given, implied, prediction)

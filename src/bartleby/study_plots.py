@@ -33,7 +33,8 @@ def plot_learning_curves(rows: list[dict], path: Path) -> None:
 
 def plot_over_timesteps(rows: list[dict], key: str, label: str, path: Path) -> None:
     """One score at each timestep, a panel a network, the untrained rows in each."""
-    reads = next((row["input_accuracy"] for row in rows if "input_accuracy" in row), [])
+    measured = (row["input_accuracy"] for row in rows if "input_accuracy" in row)
+    reads: list[dict] = next(measured, [])
 
     def draw(axes: Axes, row: dict) -> None:
         points = [(score["timestep"], score[key]) for score in row["timesteps"]]

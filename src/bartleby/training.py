@@ -7,7 +7,7 @@ it had not been, and several processes see together what one would see alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,7 +105,7 @@ def train(
     accelerator: Accelerator,
     *,
     say: Callable[[str], None] = say,
-) -> Iterator[TrainingState]:
+) -> Generator[TrainingState, None, None]:
     """Trains `denoiser` on normalised latents, resuming from `run` if it holds a checkpoint of the same run.
 
     Yields after every step and saves every `checkpoint_minutes` and at the end; of a run that has

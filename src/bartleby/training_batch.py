@@ -6,6 +6,7 @@ All randomness is a function of the seed, the step and the passage.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -132,7 +133,7 @@ def denoising_loss(
     """This process's part of the loss; the mean over processes is the mean over all tokens to predict."""
     x0, mask, timesteps = batch.latents.values, batch.latents.mask, batch.timesteps
     xt = scheduler.add_noise(x0, batch.noise, timesteps)
-    conditions = {}
+    conditions: dict[str, Any] = {}
     if config.objective.loss == "cross-entropy":
         # Also where nothing is given, so that every weight takes part.
         conditions["known"] = torch.where(batch.given, batch.tokens, FREE)

@@ -7,10 +7,10 @@ loop of their own (training.py), whose result does not change with the number of
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -18,7 +18,6 @@ from bartleby.checkpoints import resume_network, save_network
 from bartleby.messages import say
 from bartleby.optimisation import (
     AnyOptimizer,
-    RateSettings,
     Timer,
     learning_rate,
     optimise,
@@ -31,12 +30,22 @@ from bartleby.processes import Processes
 MAY_CHANGE = {"steps", "decay_share", "checkpoint_minutes", "store"}
 
 
-class LoopSettings(RateSettings, Protocol):
-    """The part of a configuration, a dataclass, that the loop reads."""
+@dataclass(frozen=True)
+class LoopConfig:
+    """What all configurations of the loop have; each has more.
 
-    steps: int
-    gradient_clip: float
-    checkpoint_minutes: float
+    tokens_per_batch: padded positions of an optimiser step.  learning_rate: the highest, reached after `warmup_steps`;
+    it falls to zero over `decay_share` of the steps, at the end.  checkpoint_minutes: between checkpoints.
+    """
+
+    steps: int = 2000
+    tokens_per_batch: int = 2048
+    learning_rate: float = 1e-3
+    warmup_steps: int = 100
+    decay_share: float = 0.25
+    gradient_clip: float = 1.0
+    checkpoint_minutes: float = 4.0
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -45,7 +54,7 @@ class StepLoss:
 
     total: torch.Tensor
     tokens: int
-    parts: dict[str, torch.Tensor | str]
+    parts: Mapping[str, torch.Tensor | str]
 
 
 @dataclass(frozen=True)
@@ -66,7 +75,7 @@ class LoopState:
 
 
 def training_loop(
-    config: LoopSettings,
+    config: LoopConfig,
     network: torch.nn.Module,
     optimizer: AnyOptimizer,
     losses: Callable[[int], Iterable[StepLoss]],
@@ -133,9 +142,9 @@ def _over_all(
     """The loss over the tokens of all processes, its gradients in `weights`; whether the main one is to save."""
     if processes.count == 1:
         return loss, due
-    names = [name for name, part in loss.parts.items() if not isinstance(part, str)]
+    numbers = {name: part for name, part in loss.parts.items() if not isinstance(part, str)}
     gradients = [torch.zeros_like(w) if w.grad is None else w.grad for w in weights]
-    means = [*gradients, loss.total, *(loss.parts[name] for name in names)]
+    means = [*gradients, loss.total, *numbers.values()]
     told = torch.tensor([loss.tokens, due and processes.is_main], device=loss.total.device)
     flat = torch.cat([mean.detach().float().flatten() for mean in means]) * loss.tokens
     *flat, tokens, saving = processes.total(torch.cat([flat, told])).split(
@@ -145,5 +154,6 @@ def _over_all(
     for weight, mean in zip(weights, means, strict=False):
         weight.grad = mean.view_as(weight)
     total, *parts = (mean[0] for mean in means[len(weights) :])
-    whole = StepLoss(total, int(tokens), loss.parts | dict(zip(names, parts, strict=True)))
+    summed = {**loss.parts, **dict(zip(numbers, parts, strict=True))}
+    whole = StepLoss(total, int(tokens), summed)
     return whole, bool(saving > 0)

@@ -112,6 +112,10 @@ class Observer:
     A bar and a log are opened at the first state, from which a resumed run counts on, and closed however the run ends.
     """
 
+    state: TrainingState  # this and the next two from the first state on
+    log: RunLog
+    _bar: Progress
+
     def __init__(self, setup: Setup, out: Path, say: Callable[[str], None]):
         self.setup, self.out, self.say = setup, out, say
         self.latents, self.token_ids = validation_sample(
@@ -121,10 +125,8 @@ class Observer:
             setup.scheduler.config.num_train_timesteps, VALIDATION_TIMESTEPS
         )
         self.references = reference_cosines(setup, self.latents, self.timesteps)
-        self.state: TrainingState | None = None
-        self.log: RunLog | None = None
         self.scores: DenoisingScores | None = None
-        self._bar: Progress | None = None
+        self._opened = False
         self._began, self._paused, self._tokens_before = 0.0, 0.0, 0
         self._stack = contextlib.ExitStack()
 
@@ -140,9 +142,9 @@ class Observer:
 
     def see(self, state: TrainingState) -> None:
         """One state of the training loop."""
-        if self.state is None:
-            self._open(state)
         self.state = state
+        if not self._opened:
+            self._open(state)
         if state.loss is None:
             return
         seconds = time.monotonic() - self._began - self._paused
@@ -168,22 +170,23 @@ class Observer:
 
     def finish(self) -> dict:
         """Leaves the averaged denoiser and all it needs in the run folder; returns the record."""
-        if self.scores is None:  # killed between the last checkpoint and this
-            self._validate(self.log.seconds)
+        # None: killed between the last checkpoint and this.
+        scores = self.scores or self._validate(self.log.seconds)
         with self.state.averaged() as denoiser:
             return save_finished_run(
-                self.out, self.setup, denoiser, self.state, self.scores, self.references
+                self.out, self.setup, denoiser, self.state, scores, self.references
             )
 
     def _open(self, state: TrainingState) -> None:
+        self._opened = True
         self.log = RunLog(self.out, step=state.step - (state.loss is not None))
         self._stack.callback(self.log.close)
         self._bar = self._stack.enter_context(progress_bar("train", total=state.steps))
         self._began = time.monotonic() - self.log.seconds
         self._tokens_before = state.tokens
 
-    def _validate(self, seconds: float) -> None:
-        """Validation is not training: its time is not counted."""
+    def _validate(self, seconds: float) -> DenoisingScores:
+        """The state's scores, logged and kept. Validation is not training: its time is not counted."""
         began = time.monotonic()
         with self.state.averaged() as denoiser:
             scores = measure(denoiser, self.setup.scheduler, self.latents, self.timesteps)
@@ -205,6 +208,7 @@ class Observer:
             f"x0 cosine {self.scores.x0_cosine:.3f} · x0 magnitude {self.scores.x0_magnitude:.2f}"
             + (f" · {entropy:.3f} nats a token" if entropy is not None else "")
         )
+        return self.scores
 
 
 def save_finished_run(

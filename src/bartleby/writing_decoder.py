@@ -58,10 +58,10 @@ def deepen(bart: BartForConditionalGeneration, layers: int) -> None:
         return
     middle = itertools.cycle(present[1:-1] or present[:1])
     chosen = [present[0], *itertools.islice(middle, layers - 2), present[-1]]
-    stack = torch.nn.ModuleList(copy.deepcopy(layer) for layer in chosen)
+    stack = [copy.deepcopy(layer) for layer in chosen]
     for index, layer in enumerate(stack):  # its place in the cache
         layer.self_attn.layer_idx = layer.encoder_attn.layer_idx = index
-    bart.model.decoder.layers = stack
+    bart.model.decoder.layers = torch.nn.ModuleList(stack)
     bart.config.decoder_layers = layers
 
 

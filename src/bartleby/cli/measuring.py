@@ -161,7 +161,7 @@ def benchmark(
     evaluator = _evaluator(held, train, column, judge, embedder, device)
     pipeline = load_pipeline(model, bart=bart, device=device)
     own = pipeline.default_settings
-    options = {
+    options: dict[str, list | None] = {
         "sampler": sampler,
         "steps": steps,
         "temperature": temperature,

@@ -15,7 +15,7 @@ from bartleby.errors import UserError
 class Commands(TyperGroup):
     """Turns what a user can put right into one line on stderr and exit code 1."""
 
-    def invoke(self, ctx: typer.Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except (UserError, OSError) as error:
@@ -36,7 +36,7 @@ class Commands(TyperGroup):
 class SpacedLevels(TyperCommand):
     """Lets --levels take several values, as in `--levels 0.1 0.5 1.0`: every number or range that follows."""
 
-    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         return super().parse_args(ctx, spread_option(args, "--levels"))
 
 
@@ -135,5 +135,5 @@ def read_texts_given(
         if not texts:
             raise UserError("standard input holds no text")
     else:
-        texts = [text]
+        texts = [text or ""]
     return texts[:limit]

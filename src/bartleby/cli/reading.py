@@ -86,7 +86,7 @@ def noise(
         bundled = denoiser == BUNDLED
         restore = load_trained_denoiser(None if bundled else denoiser, autoencoder).restore
     say(f"model {autoencoder.name} · seed {seed} · decoding {settings}")
-    results = noise_experiment(
+    noised = noise_experiment(
         autoencoder,
         texts,
         numbers,
@@ -96,7 +96,7 @@ def noise(
         restore=restore,
         say=say,
     )
-    results = list(track(results, "noise", total=len(texts) * len(numbers)))
+    results = list(track(noised, "noise", total=len(texts) * len(numbers)))
     noise_report(results, as_json=json, many=len(texts) > 1)
     if plot:
         from bartleby.plots import plot_noise_curve
@@ -178,7 +178,7 @@ def info(
     if name is not None and model is not None:
         raise typer.BadParameter("give a MODEL or --model, not both")
     chosen = name or model
-    if is_generator(chosen):
+    if chosen and is_generator(chosen):
         generator_report(load_pipeline(chosen), Path(chosen), as_json=json)
     else:
         info_report(load_autoencoder(chosen), as_json=json)

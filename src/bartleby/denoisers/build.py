@@ -176,7 +176,7 @@ def _check_options(
         )
 
 
-def diffusers_widths(channels: int) -> tuple[int, int, int]:
+def diffusers_widths(channels: int) -> tuple[int, ...]:
     """(256, 512, 768) at 768 channels, scaled with them; multiples of 8 for GroupNorm."""
     return tuple(max(8, channels * third // 24 * 8) for third in (1, 2, 3))
 

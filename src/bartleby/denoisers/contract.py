@@ -59,7 +59,7 @@ def device_of(denoiser: nn.Module, sample: torch.Tensor) -> torch.device:
     return next(itertools.chain(denoiser.parameters(), denoiser.buffers(), [sample])).device
 
 
-def kept_apart(denoiser: nn.Module, lengths: np.ndarray) -> np.ndarray | None:
+def kept_apart(denoiser: ModelMixin, lengths: np.ndarray) -> np.ndarray | None:
     """Numbers that are equal where texts of these lengths [n] may share a batch; None if all may.
 
     A network that halves the length sees its padding: only texts of equal padded length go together.
@@ -69,7 +69,7 @@ def kept_apart(denoiser: nn.Module, lengths: np.ndarray) -> np.ndarray | None:
 
 
 def padded_for(
-    denoiser: nn.Module, sample: torch.Tensor, mask: torch.Tensor
+    denoiser: ModelMixin, sample: torch.Tensor, mask: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """`sample` [B, C, L] and `mask` [B, L], padded to an L that the denoiser takes."""
     missing = -sample.shape[-1] % denoiser.length_multiple

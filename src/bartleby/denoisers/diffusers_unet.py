@@ -26,6 +26,7 @@ class DiffusersUNet1D(Denoiser):
         layers_per_block: int = 2,
     ):
         super().__init__()
+        self.length_multiple = 2 ** (len(widths) - 1)  # each level but the last halves the length
         self.unet = UNet1DModel(
             sample_size=length,
             in_channels=channels,
@@ -40,11 +41,6 @@ class DiffusersUNet1D(Denoiser):
             use_timestep_embedding=True,
             act_fn="silu",
         )
-
-    @property
-    def length_multiple(self) -> int:
-        """Each level but the last halves the length."""
-        return 2 ** (len(self.config.widths) - 1)
 
     @property
     def bottleneck(self) -> float:

@@ -44,6 +44,9 @@ class WienerFilter(nn.Module):
     """
 
     inputs_per_channel = 1
+    basis: torch.Tensor
+    eigenvalues: torch.Tensor
+    alpha_bar: torch.Tensor
 
     def __init__(self, channels: int, timesteps: int):
         super().__init__()
@@ -107,6 +110,12 @@ class TokenMixture(nn.Module):
     """
 
     inputs_per_channel = 2
+    basis: torch.Tensor
+    eigenvalues: torch.Tensor
+    alpha_bar: torch.Tensor
+    position_means: torch.Tensor
+    token_means: torch.Tensor
+    log_prior: torch.Tensor
 
     def __init__(self, channels: int, timesteps: int, vocabulary: int, window: int):
         super().__init__()
@@ -198,7 +207,7 @@ class TokenMixture(nn.Module):
 
     def _infer(
         self, sample: torch.Tensor, timesteps: torch.Tensor, mask: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, ...]:
         seen = self.observe(sample, timesteps, mask)
         probabilities = seen.logits.softmax(dim=1)
         token = probabilities @ self.token_means

@@ -23,6 +23,7 @@ class SimpleUNet1D(Denoiser):
     def __init__(self, channels: int = 768, widths: tuple[int, int] | None = None):
         super().__init__()
         first, second = widths or (channels // 6 * 2, channels * 5 // 12)
+        self.narrowest = second
         self.time = nn.Sequential(
             Timesteps(first, flip_sin_to_cos=True, downscale_freq_shift=0),
             nn.Linear(first, second),
@@ -48,7 +49,7 @@ class SimpleUNet1D(Denoiser):
     @property
     def bottleneck(self) -> float:
         """Numbers a position that get from input to output: the bottom holds a quarter of the positions."""
-        return self.down[-1].out_channels / 4
+        return self.narrowest / 4
 
     def forward(
         self,

@@ -49,7 +49,7 @@ class DenoisingTransformer(Denoiser):
         window: int = 0,
     ):
         super().__init__()
-        self.posterior = None
+        self.posterior: WienerFilter | TokenMixture | None = None
         if precondition == "wiener":
             self.posterior = WienerFilter(channels, timesteps)
         elif precondition == "mixture":
@@ -75,15 +75,17 @@ class DenoisingTransformer(Denoiser):
     ) -> DenoiserOutput:
         """previous: [B, C, L], an earlier estimate of x0 for self-conditioning; zeros where there is none."""
         timesteps = batch_timesteps(timestep, sample)
-        posterior = self.posterior.infer(sample, timesteps, mask) if self.posterior else None
-        inputs = posterior.inputs if posterior else sample
+        inputs, closed_form = sample, self.posterior
+        if closed_form:
+            posterior = closed_form.infer(sample, timesteps, mask)
+            inputs = posterior.inputs
         if self.config.self_conditioning:
             previous = torch.zeros_like(sample) if previous is None else previous
             inputs = torch.cat([inputs, previous], dim=1)
         hidden = self.trunk(self.enter(inputs.transpose(1, 2)), timesteps, mask)  # [B, L, W]
         prediction = self.leave(hidden).transpose(1, 2).float()
-        if posterior:
-            prediction = self.posterior.estimate(posterior, prediction)
+        if closed_form:
+            prediction = closed_form.estimate(posterior, prediction)
         return DenoiserOutput(sample=at_real_tokens(prediction, mask))
 
 
@@ -100,6 +102,7 @@ class Trunk(nn.Module):
             nn.SiLU(),
         )
         self.modulation = nn.Linear(width, 6 * width)
+        self.head_width = width // heads
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
         self.last_modulation = nn.Linear(width, 2 * width)
         for linear in (self.modulation, self.last_modulation):
@@ -112,7 +115,7 @@ class Trunk(nn.Module):
         """timesteps: [B].  mask: [B, L], True at real tokens."""
         time = self.time(timesteps)  # [B, W]
         modulation = self.modulation(time)[:, None].chunk(6, dim=-1)
-        rotation = rotary_angles(hidden.shape[1], self.blocks[0].head_width, hidden.device)
+        rotation = rotary_angles(hidden.shape[1], self.head_width, hidden.device)
         attended = None if mask is None else mask[:, None, None].bool()  # [B, 1, 1, L]
         for block in self.blocks:
             hidden = block(hidden, modulation, rotation, attended)

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -74,26 +75,30 @@ class Evaluator:
             raise UserError("there are no texts to score")
         words, reference = self._words(texts), self._words(self.reference)
         count = len(texts)
-        training = self._training_ngrams
-        reading = self.judge and self.judge.read(texts)
+        perplexity = likely = topics = memorised = overlap = copied = None
+        if self.judge:
+            reading = self.judge.read(texts)
+            perplexity = reading.perplexity
+            if mauve_installed():
+                likely = self._mauve(reading.features, self._judged_reference, seed)
+        if self.embedder:
+            topics = self._mauve(self.embedder.embed(texts), self._embedded_reference, seed)
+        if self.training is not None:
+            index = self._training_ngrams
+            memorised, copied = index.memorised(words), _share_in(texts, self.training)
+            overlap = float(np.mean(index.longest_overlaps(words)))
         return TextScores(
             texts=count,
             words=float(np.mean([len(own) for own in words])),
-            perplexity=reading and reading.perplexity,
-            mauve=self._mauve(reading.features, self._judged_reference, seed)
-            if reading and mauve_installed()
-            else None,
-            mauve_embedder=self._mauve(self.embedder.embed(texts), self._embedded_reference, seed)
-            if self.embedder
-            else None,
+            perplexity=perplexity,
+            mauve=likely,
+            mauve_embedder=topics,
             entropy=unigram_entropy(words),
             diversity=diversity(words),
             repetition=repetition(words, 2),
-            memorised=None if training is None else training.memorised(words),
-            longest_overlap=None
-            if training is None
-            else float(np.mean(training.longest_overlaps(words))),
-            copied=None if training is None else _share_in(texts, self.training),
+            memorised=memorised,
+            longest_overlap=overlap,
+            copied=copied,
             length_distance=length_distance(words, reference),
             empty=sum(not text.strip() for text in texts) / count,
             duplicates=1 - len(set(texts)) / count,
@@ -114,17 +119,22 @@ class Evaluator:
         count = min(len(features), len(reference))
         return mauve(features[:count], reference[:count], seed)
 
+    # Each is asked for where there is what it needs, and made once.
+
     @cached_property
     def _judged_reference(self) -> np.ndarray:
+        assert self.judge is not None
         return self.judge.read(self.reference).features
 
     @cached_property
     def _embedded_reference(self) -> np.ndarray:
+        assert self.embedder is not None
         return self.embedder.embed(self.reference)
 
     @cached_property
-    def _training_ngrams(self) -> NgramIndex | None:
-        return None if self.training is None else NgramIndex(self._words(self.training))
+    def _training_ngrams(self) -> NgramIndex:
+        assert self.training is not None
+        return NgramIndex(self._words(self.training))
 
     @staticmethod
     def _words(texts: list[str]) -> list[list[str]]:
@@ -187,8 +197,8 @@ def _share_in(texts: list[str], training: list[str]) -> float:
 
 
 def _over(function: Callable[[list[float]], float], scores: list[TextScores]) -> TextScores:
-    values = {}
+    values: dict[str, Any] = {}
     for field in dataclasses.fields(TextScores):
         column = [getattr(score, field.name) for score in scores]
         values[field.name] = None if None in column else float(function(column))
-    return TextScores(**{**values, "texts": int(values["texts"])})
+    return TextScores(**values | {"texts": scores[0].texts})

@@ -75,11 +75,11 @@ class LanguageModelJudge:
         for rows in cut_by_tokens(
             order, lengths, tokens_at_once(self.model.device, on_cpu=TOKENS_PER_BATCH)
         ):
-            ids, mask = pad([sequences[row] for row in rows], start)
-            ids, mask = ids.to(self.model.device), mask.to(self.model.device)
-            output = self.model(input_ids=ids, attention_mask=mask, output_hidden_states=True)
+            padded, mask = pad([sequences[row] for row in rows], start)
+            padded, mask = padded.to(self.model.device), mask.to(self.model.device)
+            output = self.model(input_ids=padded, attention_mask=mask, output_hidden_states=True)
             logits = output.logits[:, :-1].float()
-            losses = F.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
+            losses = F.cross_entropy(logits.transpose(1, 2), padded[:, 1:], reduction="none")
             nats[rows] = (losses * mask[:, 1:]).sum(dim=1).double().cpu().numpy()
             last = output.hidden_states[-1][torch.arange(len(rows)), lengths[rows] - 1]
             features[rows] = last.float().cpu().numpy()
@@ -133,13 +133,11 @@ def load_embedder(name: str, *, device: str | None = None) -> Embedder:
 def _load(
     kind: type[AutoModel | AutoModelForCausalLM], name: str, device: str | None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    device = chosen_device(device)
-    path = Path(name).expanduser()
-    place, options = name, {}
+    chosen, path = chosen_device(device), Path(name).expanduser()
+    place: str | Path = path if path.is_dir() else name
+    options = {}
     if path.suffix == ".gguf":
         place, options = path.parent, {"gguf_file": path.name}
-    elif path.is_dir():
-        place = path
     if path.suffix == ".gguf" and not path.is_file():
         raise UserError(f"no file at '{name}'")
     try:
@@ -149,4 +147,4 @@ def _load(
         raise UserError(f"'{name}' needs a package that is missing: {error}") from None
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise UserError(f"the model '{name}' cannot be loaded: {first_line(error)}") from None
-    return model.eval().to(device), tokenizer
+    return model.eval().to(chosen), tokenizer

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -172,7 +173,7 @@ def decoded_accuracy(
 
 def average(scores: dict[int, DenoisingScores]) -> DenoisingScores:
     """The mean of each score over the timesteps that have it."""
-    means = {}
+    means: dict[str, Any] = {}
     for field in dataclasses.fields(DenoisingScores):
         values = [getattr(score, field.name) for score in scores.values()]
         values = [value for value in values if value is not None]

@@ -97,14 +97,14 @@ class _Coded:
     """Texts as one array of word codes, and the text that each word is of."""
 
     def __init__(self, texts: list[list[str]]):
-        self.words = np.array([hash(word) for text in texts for word in text], np.int64)
-        self.words = self.words.view(np.uint64)
+        words = np.array([hash(word) for text in texts for word in text], np.int64)
+        self.words: np.ndarray = words.view(np.uint64)
         self.owners = np.repeat(np.arange(len(texts)), [len(text) for text in texts])
 
     def ngrams(self, n: int) -> tuple[np.ndarray, np.ndarray]:
         """(hashes, owners) of all runs of n words within a text."""
         starts = max(0, len(self.words) - n + 1)
-        hashes = np.zeros(starts, np.uint64)
+        hashes: np.ndarray = np.zeros(starts, np.uint64)
         for offset in range(n):  # a polynomial in HASH_BASE, modulo 2^64
             hashes = hashes * HASH_BASE + self.words[offset : offset + starts]
         within = self.owners[:starts] == self.owners[n - 1 : n - 1 + starts]
@@ -115,9 +115,5 @@ def length_distance(texts: list[list[str]], reference: list[list[str]]) -> float
     """Wasserstein-1 distance between the two distributions of words a text, in words."""
     quantiles = (np.arange(1000) + 0.5) / 1000
     ours, theirs = (np.array([len(words) for words in side]) for side in (texts, reference))
-    method = {"method": "inverted_cdf"}
-    return float(
-        np.abs(
-            np.quantile(ours, quantiles, **method) - np.quantile(theirs, quantiles, **method)
-        ).mean()
-    )
+    at = [np.quantile(side, quantiles, method="inverted_cdf") for side in (ours, theirs)]
+    return float(np.abs(at[0] - at[1]).mean())
