@@ -95,7 +95,7 @@ def run_benchmark(
     that is said. Controls have the first of `seeds` alone and are made in every call.
     """
     training = evaluator.training
-    if autoregressive and training is None:
+    if autoregressive and not training:
         raise UserError("the autoregressive row needs the texts to train on")
     made_folder(out)
     rows: dict[str, list[list[str]]] = {"human": [human]}

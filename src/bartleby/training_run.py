@@ -16,7 +16,7 @@ from diffusers import ModelMixin
 from rich.progress import Progress
 
 from bartleby.checkpoints import (
-    checkpoint_folder,
+    CHECKPOINTS,
     made_folder,
     read_json,
     replaced_folder,
@@ -75,6 +75,8 @@ def run_training(
     say = processes.speaking(say)
     _check_begun(out, config)
     record = read_record(out)
+    if record:  # also where only what finished was kept
+        check_same_run(config, record["config"], out)
     if record and config_from_dict(record["config"]) == config:  # needs no latents to be told
         return _ended(out, record, processes, say)
     with processes.main_first():
@@ -268,5 +270,5 @@ def _ended(out: Path, record: dict, processes: Processes, say: Callable[[str], N
 
 
 def _begin(out: Path, config: TrainConfig) -> None:
-    made_folder(checkpoint_folder(out, 0).parent)
+    made_folder(out / CHECKPOINTS)
     write_json(out / CONFIG_FILE, config_to_dict(config))
