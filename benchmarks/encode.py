@@ -1,36 +1,34 @@
 """How much batching by length saves, and how fast the pretraining loop is: one run, same model, ratios.
 
-python benchmarks/encode.py TEXTS [--model NAME_OR_FOLDER] [--texts 2000] [--steps 20]
-    [--architecture nano]
+python benchmarks/encode.py TEXTS [--model NAME_OR_FOLDER] [--texts 2000] [--alone 200] [--steps 20]
+    [--tokens-per-batch 2048] [--architecture nano] [--device cpu]
 
 TEXTS: any file, folder or dataset that Bartleby reads; texts of mixed length are cut from it. The
-one-by-one figures are taken on a sample, since they are slow, and given per text.
+one-by-one figures are taken on a sample, `--alone`, since they are slow, and given per text.
 """
 
 from __future__ import annotations
 
 import argparse
 import random
-import time
+from collections.abc import Callable
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from machine import matrix_rate, seconds
+from machine import print_rates, seconds
 
 from bartleby import silence_libraries
 from bartleby.autoencoder import Autoencoder
 from bartleby.bart import ARCHITECTURES, new_bart
-from bartleby.bart_objective import Corruption, DenoisingBatch, DenoisingBatches
+from bartleby.bart_objective import Corruption, DenoisingBatches
 from bartleby.batching import plan_epoch
 from bartleby.corpus import load_corpus
 from bartleby.latents import Latents
 from bartleby.loading import load_autoencoder
 from bartleby.optimisation import optimise
-from bartleby.precision import autocast, network_dtype
+from bartleby.precision import autocast, chosen_device, network_dtype
 from bartleby.pretraining import pretraining_loss
-
-ALONE = 200  # texts that are encoded and decoded one by one
 
 
 def mixed_texts(corpus: list[str], autoencoder: Autoencoder, count: int) -> list[str]:
@@ -44,10 +42,10 @@ def mixed_texts(corpus: list[str], autoencoder: Autoencoder, count: int) -> list
     return texts
 
 
-def time_autoencoder(autoencoder: Autoencoder, texts: list[str]) -> None:
+def time_autoencoder(autoencoder: Autoencoder, texts: list[str], alone_texts: int) -> None:
     """Encoding and decoding, all together and one by one."""
-    sample = texts[:ALONE]
-    autoencoder.encode(texts[:64])  # first calls are slower
+    sample = texts[:alone_texts]
+    autoencoder.decode(autoencoder.encode(texts[:64]))  # first calls are slower
     together = seconds(lambda: autoencoder.encode(texts)) / len(texts)
     alone = seconds(lambda: [autoencoder.encode([text]) for text in sample]) / len(sample)
     print(
@@ -68,8 +66,8 @@ def plain_step(
     bart, optimizer, sequences: list[np.ndarray], maker: DenoisingBatches, step: int, dtype
 ) -> int:
     """The loop one would write first: unsorted padded batches, the model's own loss at every position."""
-    batch = maker.make(sequences, seed=(0, step))
-    with autocast("cpu", dtype):
+    batch = maker.make(sequences, seed=(0, step)).to(bart.device)
+    with autocast(bart.device, dtype):
         logits = bart(
             input_ids=batch.source_ids,
             attention_mask=batch.source_mask,
@@ -85,64 +83,64 @@ def plain_step(
 
 
 def time_pretraining(
-    autoencoder: Autoencoder, texts: list[str], steps: int, architecture: str
+    autoencoder: Autoencoder, texts: list[str], steps: int, architecture: str, budget: int
 ) -> None:
     """Tokens a second of our loop and of a plain one, in bfloat16 autocast and in float32."""
     tokenizer = autoencoder.tokenizer
     sequences = [np.array(ids) for ids in autoencoder.tokenize(texts, say=lambda message: None)]
     lengths = np.array([len(ids) for ids in sequences])
     maker = DenoisingBatches(tokenizer, Corruption(), window=autoencoder.window)
-    budget = 2048
+    device = autoencoder.device
+    dtype = network_dtype(device)
     plan = plan_epoch(lengths, tokens_per_batch=budget, rng=np.random.default_rng(0))
 
     def ours() -> float:
         bart, optimizer = fresh()
-        chosen = [
-            maker.make([sequences[i] for i in plan[s % len(plan)]], seed=(0, s))
-            for s in range(steps + 1)
-        ]
 
-        def train_step(batch: DenoisingBatch) -> None:
+        def train_step(step: int) -> int:
+            batch = maker.make([sequences[i] for i in plan[step % len(plan)]], seed=(0, step))
             optimizer.zero_grad(set_to_none=True)
-            loss = pretraining_loss(bart, batch, network_dtype("cpu"))
+            loss = pretraining_loss(bart, batch.to(device), dtype)
             loss.backward()
             optimise(optimizer, loss, rate=1e-3, clip=1.0, step=0)
+            return batch.tokens
 
-        train_step(chosen[-1])
-        took = seconds(lambda: [train_step(batch) for batch in chosen[:steps]])
-        return sum(batch.tokens for batch in chosen[:steps]) / took
+        return tokens_a_second(train_step, steps)
 
-    def plain(dtype: torch.dtype, count: int) -> float:
+    def plain(dtype: torch.dtype, steps: int) -> float:
         bart, optimizer = fresh()
         rng = np.random.default_rng(0)
         size = max(1, budget // int(lengths.max()))
         batches = [
-            [sequences[i] for i in rng.choice(len(sequences), size)] for _ in range(count + 1)
+            [sequences[i] for i in rng.choice(len(sequences), size)] for _ in range(steps + 1)
         ]
-        plain_step(bart, optimizer, batches[-1], maker, count, dtype)
-        start, tokens = time.perf_counter(), 0
-        for step, batch in enumerate(batches[:count]):
-            tokens += plain_step(bart, optimizer, batch, maker, step, dtype)
-        return tokens / (time.perf_counter() - start)
+        return tokens_a_second(
+            lambda step: plain_step(bart, optimizer, batches[step], maker, step, dtype), steps
+        )
 
     def fresh():
-        bart = new_bart(
-            tokenizer, architecture=architecture, window=autoencoder.window, seed=0
-        ).train()
+        bart = new_bart(tokenizer, architecture=architecture, window=autoencoder.window, seed=0)
+        bart.to(device).train()
         return bart, torch.optim.AdamW(bart.parameters(), lr=1e-3)
 
-    rates = {dtype: matrix_rate(dtype) for dtype in (torch.float32, torch.bfloat16)}
-    for dtype, rate in rates.items():
-        print(f"matrix products in {str(dtype)[6:]}: {rate / 1e12:.3f} TFLOP/s")
+    rate = print_rates(device)
     mine = ours()
-    bf16, fp32 = plain(torch.bfloat16, max(2, steps // 5)), plain(torch.float32, steps)
-    flops = flops_per_token(architecture, len(tokenizer))
-    share = mine * flops / rates[network_dtype("cpu")]
+    half, full = plain(torch.bfloat16, max(2, steps // 5)), plain(torch.float32, steps)
+    share = mine * flops_per_token(architecture, len(tokenizer)) / rate
+    name = str(dtype).removeprefix("torch.")
     print(
-        f"pretrain ours              {mine:8,.0f} tokens/s   {share:.0%} of the {network_dtype('cpu')} product rate"
+        f"pretrain ours              {mine:9,.0f} tokens/s   {share:.0%} of the {name} product rate"
     )
-    print(f"         plain, autocast   {bf16:8,.0f} tokens/s   ours x{mine / bf16:.1f}")
-    print(f"         plain, float32    {fp32:8,.0f} tokens/s   ours x{mine / fp32:.1f}")
+    print(f"         plain, autocast   {half:9,.0f} tokens/s   ours x{mine / half:.1f}")
+    print(f"         plain, float32    {full:9,.0f} tokens/s   ours x{mine / full:.1f}")
+
+
+def tokens_a_second(train_step: Callable[[int], int], steps: int) -> float:
+    """Of `steps` steps, after one more that is not timed; train_step: number of the step -> its tokens."""
+    train_step(steps)
+    tokens: list[int] = []
+    took = seconds(lambda: tokens.extend(train_step(step) for step in range(steps)))
+    return sum(tokens) / took
 
 
 def flops_per_token(architecture: str, vocabulary: int) -> int:
@@ -161,14 +159,19 @@ def main() -> None:
     parser.add_argument("corpus")
     parser.add_argument("--model")
     parser.add_argument("--texts", type=int, default=2000)
+    parser.add_argument("--alone", type=int, default=200)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--architecture", default="nano", choices=sorted(ARCHITECTURES))
+    parser.add_argument("--tokens-per-batch", type=int, default=2048)
+    parser.add_argument("--device")
     options = parser.parse_args()
     silence_libraries()
-    autoencoder = load_autoencoder(options.model)
+    autoencoder = load_autoencoder(options.model, device=str(chosen_device(options.device)))
     texts = mixed_texts(load_corpus(options.corpus).split("train"), autoencoder, options.texts)
-    time_autoencoder(autoencoder, texts)
-    time_pretraining(autoencoder, texts, options.steps, options.architecture)
+    time_autoencoder(autoencoder, texts, options.alone)
+    time_pretraining(
+        autoencoder, texts, options.steps, options.architecture, options.tokens_per_batch
+    )
 
 
 if __name__ == "__main__":

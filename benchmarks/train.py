@@ -1,6 +1,7 @@
 """How fast training on cached latents is: one run, same model and data, ratios.
 
 python benchmarks/train.py TEXTS [--model NAME_OR_FOLDER] [--size small] [--passages 2000] [--steps 8]
+    [--tokens-per-batch 2048]
 
 TEXTS: any file, folder or dataset that Bartleby reads. Measures an epoch of latents from the cache
 against the published way (each text encoded alone inside the dataset, every epoch), the transformer's
@@ -18,8 +19,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-import torch
-from machine import matrix_rate, seconds
+from machine import print_rates, seconds
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -60,13 +60,17 @@ def compare_epochs(autoencoder: Autoencoder, data: LatentData) -> None:
     )
 
 
-def training_step(texts: Path, model: str, size: str, steps: int) -> None:
+def training_step(texts: Path, model: str, size: str, steps: int, tokens_per_batch: int) -> None:
     """Seconds and operations of a step, as a share of the matrix-product rate, and the profile."""
     tables = {
         "data": {"source": str(texts), "limit": 3000},
         "autoencoder": {"model": model},
         "denoiser": {"size": size},
-        "training": {"steps": 10**6, "checkpoint_minutes": 1e9},
+        "training": {
+            "steps": 10**6,
+            "checkpoint_minutes": 1e9,
+            "tokens_per_batch": tokens_per_batch,
+        },
     }
     setup, denoiser = prepare(config_from_dict(tables), say=lambda message: None)
     accelerator = make_accelerator()
@@ -92,22 +96,18 @@ def training_step(texts: Path, model: str, size: str, steps: int) -> None:
         denoising_loss(setup.config, denoiser, setup.scheduler, batch).backward()
     operations_a_token = counter.get_total_flops() / int(batch.latents.mask.sum())
     tokens = (state.tokens - before) / steps
-    rates = {dtype: matrix_rate(dtype) for dtype in (torch.float32, torch.bfloat16)}
-    for dtype, rate in rates.items():
-        print(f"matrix products in {str(dtype).removeprefix('torch.')}: {rate / 1e12:.3f} TFLOP/s")
-    best = max(rates.values())
+    products = print_rates(accelerator.device)
     rate = operations_a_token * tokens / elapsed
     print(
         f"step     transformer {size}: {1000 * elapsed:.0f} ms, {tokens / elapsed:,.0f} tokens/s, "
-        f"{rate / 1e12:.3f} TFLOP/s = {rate / best:.0%} of the best product rate"
+        f"{rate / 1e12:.3f} TFLOP/s = {rate / products:.0%} of the product rate"
     )
-    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+    activities, most = [ProfilerActivity.CPU], "self_cpu_time_total"
+    if accelerator.device.type == "cuda":
+        activities, most = [*activities, ProfilerActivity.CUDA], "self_device_time_total"
+    with profile(activities=activities) as profiler:
         next(states)
-    print(
-        profiler.key_averages().table(
-            sort_by="self_cpu_time_total", row_limit=14, max_name_column_width=40
-        )
-    )
+    print(profiler.key_averages().table(sort_by=most, row_limit=14, max_name_column_width=40))
 
 
 def memory(autoencoder: Autoencoder, texts: list[str], passages: int) -> None:
@@ -149,6 +149,7 @@ def main() -> None:
     parser.add_argument("--size", default="small")
     parser.add_argument("--passages", type=int, default=2000)
     parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--tokens-per-batch", type=int, default=2048)
     arguments = parser.parse_args()
     silence_libraries()
     autoencoder = load_autoencoder(arguments.model)
@@ -163,7 +164,13 @@ def main() -> None:
         )
         data = dataclasses.replace(data, statistics=data.moments.statistics("benchmark"))
         compare_epochs(autoencoder, data)
-    training_step(arguments.texts, arguments.model, arguments.size, arguments.steps)
+    training_step(
+        arguments.texts,
+        arguments.model,
+        arguments.size,
+        arguments.steps,
+        arguments.tokens_per_batch,
+    )
     memory(autoencoder, texts, arguments.passages // 2)
 
 

@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 
 from bartleby.errors import UserError
+from bartleby.muon import StackedMuon
 
 
 class RateSettings(Protocol):
@@ -66,9 +67,7 @@ class MuonAdamW:
         weight_decay: float,
     ):
         self.parts = (
-            torch.optim.Muon(
-                matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
-            ),
+            StackedMuon(matrices, lr=lr, weight_decay=weight_decay),
             torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True),
         )
 
