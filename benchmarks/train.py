@@ -74,6 +74,7 @@ def training_step(texts: Path, model: str, size: str, steps: int, tokens_per_bat
     }
     setup, denoiser = prepare(config_from_dict(tables), say=lambda message: None)
     accelerator = make_accelerator()
+    products = print_rates(accelerator.device)  # before training lets a GPU round float32's factors
     states = train(
         setup.config,
         setup.training,
@@ -96,7 +97,6 @@ def training_step(texts: Path, model: str, size: str, steps: int, tokens_per_bat
         denoising_loss(setup.config, denoiser, setup.scheduler, batch).backward()
     operations_a_token = counter.get_total_flops() / int(batch.latents.mask.sum())
     tokens = (state.tokens - before) / steps
-    products = print_rates(accelerator.device)
     rate = operations_a_token * tokens / elapsed
     print(
         f"step     transformer {size}: {1000 * elapsed:.0f} ms, {tokens / elapsed:,.0f} tokens/s, "

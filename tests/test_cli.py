@@ -142,7 +142,17 @@ def test_info(cli, model_folder):
     (row,) = rows(cli("info", model_folder, "--json"))
     assert (row["channels"], row["window"], row["statistics"]) == (64, 32, None)
     assert row["stored"] == str(Path(model_folder).resolve())
+    assert row["generator"] is None
     assert "[texts, 64, tokens (up to 32)]" in cli("info", model_folder).stdout
+
+
+def test_info_of_the_bundled_bart_names_its_generator(cli):
+    (row,) = rows(cli("info", "--json"))
+    assert row["model"] == "nano" and row["generator"]["denoiser"] == "TokenTransformer"
+    printed = cli("info").stdout
+    assert "sampled with" in printed
+    # Where they are stored is not folded.
+    assert all(len(line) <= 80 or "/" in line for line in printed.splitlines())
 
 
 def test_errors_are_one_line_with_exit_code_1(cli, model_folder, tmp_path):

@@ -13,7 +13,8 @@ import numpy as np
 from bartleby.autoencoder import Autoencoder
 from bartleby.console import WIDTH, print_json
 from bartleby.denoisers.build import parameters
-from bartleby.pipeline import PIPELINE_FILE, TextDiffusionPipeline
+from bartleby.loading import GENERATOR
+from bartleby.pipeline import PIPELINE_FILE, TextDiffusionPipeline, load_pipeline
 from bartleby.run_folder import is_run, read_record
 from bartleby.schedules import target_of
 from bartleby.writing_decoder import decoder_weights
@@ -63,33 +64,39 @@ def _pretraining_record(folder: Path) -> dict | None:
 
 
 def info_report(autoencoder: Autoencoder, *, as_json: bool) -> None:
-    """`describe`, one line a fact."""
+    """`describe`, one line a fact; below it the generator that a BART has in its folder, as the bundled one has."""
     facts = describe(autoencoder)
+    beside = autoencoder.folder and autoencoder.folder / GENERATOR
+    generator = load_pipeline(beside) if beside and is_generator(beside) else None
     if as_json:
-        print_json(facts)
+        own = describe_generator(generator, beside) if generator and beside else None
+        print_json(facts | {"generator": own})
         return
     statistics, record = facts.pop("statistics"), facts.pop("pretraining")
-    facts["parameters"] = f"{facts['parameters']:,}"
     facts["latents"] = "[" + ", ".join(map(str, facts["latents"])) + "]"
-    for name, value in facts.items():
-        print(f"{name.replace('_', ' '):<16} {'unknown' if value is None else value}")
+    _lines(facts)
     if statistics is None:
-        print(f"{'statistics':<16} none saved with this model")
+        _line("statistics", "none saved with this model")
     else:
-        print(
-            f"{'statistics':<16} {statistics['tokens']:,} tokens of {statistics['source']}; std "
-            f"{statistics['std_smallest']:.2f} to {statistics['std_largest']:.2f}"
+        _line(
+            "statistics",
+            f"{statistics['tokens']:,} tokens of {statistics['source']}; std {statistics['std_smallest']:.2f} to "
+            f"{statistics['std_largest']:.2f}",
         )
-        print(f"{'effective rank':<16} {statistics['effective_rank']:.1f} of {facts['channels']}")
+        _line("effective rank", f"{statistics['effective_rank']:.1f} of {facts['channels']}")
     if record:
-        print(
-            f"{'trained on':<16} {', '.join(record['data'])}: {record['steps']:,} steps, {record['tokens']:,} tokens"
+        _line(
+            "trained on",
+            f"{', '.join(record['data'])}: {record['steps']:,} steps, {record['tokens']:,} tokens",
         )
         result = record["validation"]
-        print(
-            f"{'validation':<16} {result['texts']:,} texts: exact {result['exact']:.1%}, "
-            f"tokens {result['token_accuracy']:.2%}"
+        _line(
+            "validation",
+            f"{result['texts']:,} texts: exact {result['exact']:.1%}, tokens {result['token_accuracy']:.2%}",
         )
+    if generator and beside:
+        print()
+        generator_report(generator, beside, as_json=False)
 
 
 def is_generator(model: str | Path) -> bool:
@@ -136,20 +143,27 @@ def generator_report(pipeline: TextDiffusionPipeline, folder: Path, *, as_json: 
         print_json(facts)
         return
     trained, sampling, lengths = (facts.pop(name) for name in ("trained", "sampling", "lengths"))
-    for name, value in facts.items():
-        shown = f"{value:,}" if isinstance(value, int) else value
-        print(f"{name.replace('_', ' '):<19} {shown}")
+    _lines(facts)
     if lengths:
         _line("lengths", f"{lengths[1]} tokens, 90% of them {lengths[0]} to {lengths[2]}")
     if trained:
+        seconds = trained["seconds"]
+        took = f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.0f} minutes"
         _line(
             "trained on",
             f"{trained['data']}, latents of '{trained['bart']}', {trained['schedule']} schedule: {trained['steps']:,} "
-            f"steps, {trained['tokens']:,} tokens, {trained['seconds'] / 60:.0f} minutes",
+            f"steps, {trained['tokens']:,} tokens, {took}",
         )
     _line("sampled with", ", ".join(f"{key} {value}" for key, value in sampling.items()))
 
 
+def _lines(facts: dict[str, Any]) -> None:
+    for name, value in facts.items():
+        shown = f"{value:,}" if isinstance(value, int) else "unknown" if value is None else value
+        _line(name.replace("_", " "), str(shown))
+
+
 def _line(name: str, fact: str) -> None:
     """Folded to the terminal's 80 columns."""
-    print(textwrap.fill(f"{name:<19} {fact}", WIDTH, subsequent_indent=" " * 20))
+    line = f"{name:<19} {fact}"
+    print(textwrap.fill(line, WIDTH, subsequent_indent=" " * 20, break_long_words=False))

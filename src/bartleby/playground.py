@@ -257,6 +257,14 @@ def _knobs(gr: ModuleType, own: SamplingSettings) -> dict[str, Any]:
         "guidance": gr.Slider(
             0, 10, own.guidance, step=0.1, label="Guidance", info="by what is given; 1 is none"
         ),
+        "temperature": gr.Slider(
+            0.05,
+            2,
+            own.temperature,
+            step=0.05,
+            label="Denoiser's temperature",
+            info="of its tokens, where it predicts any",
+        ),
         "decoder_temperature": gr.Slider(
             0, 2, own.decoder_temperature, step=0.05, label="Decoder's temperature"
         ),
