@@ -29,6 +29,7 @@ from bartleby.config import config_from_dict
 from bartleby.corpus import load_corpus
 from bartleby.latent_data import LatentData, open_latents
 from bartleby.loading import load_autoencoder
+from bartleby.precision import chosen_device
 from bartleby.processes import make_accelerator
 from bartleby.run_setup import prepare
 from bartleby.training import train
@@ -40,7 +41,7 @@ ALONE = 100  # passages that are encoded one by one
 def epoch_from_cache(data: LatentData, passages: np.ndarray) -> None:
     """Every passage once, 24 at a time, normalised and padded as training reads them."""
     for start in range(0, len(passages), 24):
-        data.batch(passages[start : start + 24])
+        data.batch(passages[start : start + 24], device=data.autoencoder.device)
 
 
 def compare_epochs(autoencoder: Autoencoder, data: LatentData) -> None:
@@ -73,8 +74,8 @@ def training_step(texts: Path, model: str, size: str, steps: int, tokens_per_bat
         },
     }
     setup, denoiser = prepare(config_from_dict(tables), say=lambda message: None)
+    products = print_rates(chosen_device())  # before a GPU may round the factors of float32
     accelerator = make_accelerator()
-    products = print_rates(accelerator.device)  # before training lets a GPU round float32's factors
     states = train(
         setup.config,
         setup.training,

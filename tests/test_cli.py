@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -9,8 +10,10 @@ import pytest
 from conftest import rows
 from typer.main import get_command
 
+from bartleby.checkpoints import replaced_folder
 from bartleby.cli import app
 from bartleby.cli.options import spread_option
+from bartleby.console import check_plot_path
 
 TEXT = "The dog likes tea."
 HELP = [sys.executable, "-m", "bartleby", "--help"]
@@ -155,6 +158,35 @@ def test_info_of_the_bundled_bart_names_its_generator(cli):
     assert all(len(line) <= 80 or "/" in line for line in printed.splitlines())
 
 
+def test_info_of_a_bart_whose_generator_is_broken(cli, model_folder, tmp_path, caplog):
+    folder = Path(
+        shutil.copytree(model_folder, tmp_path / "a-model-with-a-long-name" / "of-its-own")
+    )
+    (folder / "generator").mkdir()
+    (folder / "generator" / "training.json").write_text("{}")
+    result = cli("info", folder)
+    assert result.exit_code == 0 and "its generator cannot be loaded" in caplog.text
+    assert f"stored              {folder.resolve()}" in result.stdout
+
+
+def test_a_noise_that_leaves_nothing_is_a_number(cli, model_folder):
+    (row,) = rows(cli("noise", TEXT, "--levels", "1e20", "--model", model_folder, "--json"))
+    assert row["snr_db"] < -300
+
+
+def test_a_link_is_the_users_even_if_it_leads_nowhere(tmp_path):
+    link = tmp_path / "plot.png"
+    link.symlink_to(tmp_path / "elsewhere.png")
+    check_plot_path(link)
+    assert link.is_symlink()
+    folder = tmp_path / "model"
+    (tmp_path / "store").mkdir()
+    folder.symlink_to(tmp_path / "store")
+    with replaced_folder(folder) as temporary:
+        (temporary / "new").write_text("new")
+    assert (folder / "new").exists() and not (tmp_path / "store" / "new").exists()
+
+
 def test_errors_are_one_line_with_exit_code_1(cli, model_folder, tmp_path):
     binary, latin = tmp_path / "binary.txt", tmp_path / "latin.txt"
     binary.write_bytes(b"\0\1\2")
@@ -167,6 +199,8 @@ def test_errors_are_one_line_with_exit_code_1(cli, model_folder, tmp_path):
         ("noise", TEXT, "--levels", "-1", *model),
         ("noise", TEXT, "--levels", "nan", *model),
         ("noise", TEXT, "--levels", "lots", *model),
+        ("noise", TEXT, "--levels", "0:1:1e-320", *model),
+        ("noise", "caf\udce9", *model),
         ("noise", TEXT, "--plot", tmp_path / "no" / "folder.png", *model),
         ("noise", TEXT, "--plot", tmp_path, *model),
         ("noise", TEXT, "--plot", tmp_path / "curve.unknown", *model),

@@ -114,6 +114,8 @@ def test_its_folder_is_a_model_of_every_command(cli, folder, tmp_path):
     assert len(rows) == 5
     result = cli("noise", TEXTS[0], "--model", folder, "--levels", 0.5)
     assert result.exit_code == 0, result.stderr
+    short = cli("reconstruct", texts, "--model", folder, "--window", 16, "--json")
+    assert short.exit_code == 0 and len(short.stdout.splitlines()) == 5, short.stderr
     wide = cli("reconstruct", texts, "--model", folder, "--window", WINDOW)
     assert wide.exit_code == 1 and "window is 32; this model reads 4 to 24" in wide.stderr
     options = ("--data", texts, "--out", tmp_path / "again", "--window", 24)

@@ -93,6 +93,16 @@ def test_rows_are_there_and_an_edit_of_strength_0_keeps_what_one_of_1_forgets(ju
     assert kept.similarity > 0.9 and new.similarity < 0.7
 
 
+def test_texts_too_long_for_the_window_are_not_filled_in(judges, generator_run, monkeypatch):
+    said: list[str] = []
+    monkeypatch.setattr("bartleby.edit_benchmark.say", said.append)
+    texts = [text for text in TEXTS if len(text.split()) >= 5][:4]
+    benchmark = benchmark_of(load_pipeline(generator_run), judges)
+    rows = run_edit_benchmark(benchmark, [*texts, " ".join(TEXTS)], strengths=[0.0], places=2)
+    assert said == ["1 texts are too long to be filled in"]
+    assert [row.kind for row in rows][-1] == "infilling"
+
+
 def test_an_interpolation_leaves_the_first_text_and_arrives_at_the_last(judges):
     """With the bundled model, which reconstructs these texts exactly."""
     texts = [text for text in TEXTS if len(text.split()) >= 5][::29][:4]

@@ -162,6 +162,7 @@ def test_mauve_is_high_for_the_same_distribution_and_low_for_another():
     rng = np.random.default_rng(0)
     here, again, far = rng.normal(size=(3, 200, 8)) + np.array([0, 0, 6])[:, None, None]
     assert mauve(here, again) > 0.9 > 0.1 > mauve(here, far)
+    assert mauve(here, again, seed=2**63 - 1) > 0.9
 
 
 def test_evaluate_on_the_command_line(cli, judge, tmp_path):

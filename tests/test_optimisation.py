@@ -1,7 +1,9 @@
 """Muon and AdamW as one optimiser."""
 
+import pytest
 import torch
 
+from bartleby.errors import UserError
 from bartleby.muon import StackedMuon
 from bartleby.optimisation import MuonAdamW, optimise
 
@@ -85,3 +87,12 @@ def test_stacked_it_does_what_torchs_muon_does_one_by_one():
     assert our_state.keys() == their_state.keys()
     for index, state in our_state.items():
         torch.testing.assert_close(state, their_state[index])
+
+
+def test_a_gradient_that_is_no_number_changes_nothing():
+    matrix, bias, optimizer = _parts()
+    before = matrix.detach().clone()
+    matrix.grad, bias.grad = torch.full_like(matrix, float("inf")), torch.zeros_like(bias)
+    with pytest.raises(UserError, match="the gradient's norm is inf at step 5; what was saved"):
+        optimise(optimizer, torch.tensor(1.0), rate=1e-2, clip=1.0, step=4)
+    assert torch.equal(matrix, before)

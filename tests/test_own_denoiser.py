@@ -16,6 +16,15 @@ from torch import nn
 import bartleby
 
 
+class Norm(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(width, 1))  # a name that 8-bit weights give something else
+
+    def forward(self, hidden):
+        return hidden / hidden.square().mean(dim=1, keepdim=True).add(1).sqrt() * self.scale
+
+
 class Convolution(bartleby.Denoiser):
     length_multiple = 8
 
@@ -24,12 +33,13 @@ class Convolution(bartleby.Denoiser):
         super().__init__()
         self.time = nn.Embedding(1000, width)
         self.enter, self.leave = nn.Conv1d(channels, width, 3, padding=1), nn.Conv1d(width, channels, 1)
+        self.norm = Norm(width)
 
     def forward(self, sample, timestep, mask=None):
         timestep = torch.as_tensor(timestep, device=sample.device).expand(len(sample))
         assert sample.shape[-1] % self.length_multiple == 0
         hidden = self.enter(sample) + self.time(timestep)[:, :, None]
-        return bartleby.DenoiserOutput(sample=self.leave(hidden.relu()))
+        return bartleby.DenoiserOutput(sample=self.leave(self.norm(hidden).relu()))
 
 
 class Halved(Convolution):

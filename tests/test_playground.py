@@ -10,6 +10,7 @@ import pytest
 
 from bartleby.errors import UserError
 from bartleby.playground import Actions, page, serve
+from bartleby.sampling import SamplingSettings
 
 TEXT = "The dog drinks tea."
 
@@ -69,6 +70,19 @@ def test_page(pipeline):
     values[steps] = 0
     with pytest.raises(gradio.Error, match="steps is 0"):
         edit.fn(*values)
+
+
+def test_a_model_s_own_settings_are_in_reach_whatever_they_are(pipeline, monkeypatch):
+    pytest.importorskip("gradio")
+    own = SamplingSettings(
+        "mine:heun", 400, temperature=3.0, handover=0.99, decoder_temperature=4.0
+    )
+    monkeypatch.setattr(type(pipeline), "default_settings", own)
+    blocks = page(pipeline, "tiny")
+    write = next(function for function in blocks.fns.values() if function.api_name == "write")
+    for component in write.inputs:
+        component.preprocess(component.value)  # raises for what is out of its range
+    assert {component.value for component in write.inputs} >= {"mine:heun", 400, 3.0, 0.99, 4.0}
 
 
 def test_a_port_that_is_taken_is_named(pipeline):

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from bartleby.batching import gathered, pad, places_of
-from bartleby.precision import allow_tf32, autocast, exact
+from bartleby.errors import UserError
+from bartleby.precision import allow_tf32, autocast, chosen_device, exact
 
 
 def test_exact_products_inside_whatever_is_around_them():
@@ -45,3 +46,9 @@ def test_gathered_sequences_are_those_that_are_padded():
     places, wider = places_of(offsets, chosen, length=9)
     assert places.shape == wider.shape == (4, 9)
     assert places.max() < offsets[-1] and (wider.sum(axis=1) == [6, 3, 2, 6]).all()
+
+
+@pytest.mark.parametrize("device", ["mps", "meta", "cuda:99", "gpu"])
+def test_a_device_that_is_not_there_is_named(device):
+    with pytest.raises(UserError, match="device is"):
+        chosen_device(device)

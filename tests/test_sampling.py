@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from types import SimpleNamespace
 
 import pytest
@@ -189,3 +190,13 @@ def test_what_a_denoiser_lacks_or_would_ignore_is_said():
         run(oracle, scheduler, SamplingSettings(temperature=0.5), start)
     with pytest.raises(UserError, match="steps is 1500; this model has 1000 timesteps"):
         run(oracle, scheduler, SamplingSettings(steps=1500), start)
+
+
+@pytest.mark.parametrize("count", [20, 150, 600])
+def test_ddim_leaves_as_much_noise_as_the_next_timestep_says(count):
+    scheduler = noise_scheduler("tan", d=6.0)
+    start = starting_noise(MASK, CHANNELS, seeds=SEEDS)
+    steps = run(Oracle(scheduler, "x0", 0.0), scheduler, SamplingSettings("ddim", count), start)
+    for step, after in itertools.pairwise(steps):
+        wanted = start * (1 - alpha_bar_at(scheduler, torch.tensor([after.timestep]))).sqrt()
+        torch.testing.assert_close(step.latents, wanted, rtol=2e-3, atol=1e-4)

@@ -1,6 +1,7 @@
 import pytest
 from transformers import AutoTokenizer
 
+from bartleby.errors import UserError
 from bartleby.tokenization import content_ids, decode_ids, encode_texts, passages, split_sentences
 
 HARD = [
@@ -69,3 +70,14 @@ def test_passages_fit_the_window_and_lose_nothing(tokenizer, window):
         cut = list(passages(tokenizer, [text], window=window))
         assert max(len(ids) for ids in encode_texts(tokenizer, cut)) <= window
         assert "".join("".join(cut).split()) == "".join(text.split())
+
+
+def test_no_passage_is_blank(tokenizer):
+    long_word = "x" * 100
+    cut = list(passages(tokenizer, [f"{long_word}  {long_word}"], window=12))
+    assert "".join(cut) == 2 * long_word and all(passage.strip() for passage in cut)
+
+
+def test_what_is_no_unicode_is_named(tokenizer):
+    with pytest.raises(UserError, match="the text 'caf.*' is not valid UTF-8"):
+        encode_texts(tokenizer, ["caf\udce9"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import quiet, same, started, weights
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from bartleby.checkpoints import checkpoint_folder
 from bartleby.config import config_from_dict
@@ -205,6 +206,34 @@ def test_a_finished_run_says_so_and_can_be_made_longer(tiny_config, tmp_path):
     for steps in (14, 16):
         with pytest.raises(UserError, match=r"training.learning_rate = 0.001, not 0.5"):
             run(tiny_config, tmp_path / "run", training_steps=steps, training_learning_rate=0.5)
+
+
+def test_a_run_goes_on_with_the_text_and_the_bart_it_was_begun_with_alone(tiny_config, tmp_path):
+    texts = Path(tiny_config["data"]["source"])
+    own = tmp_path / "texts.txt"
+    own.write_bytes(texts.read_bytes())
+    tiny_config["data"]["source"] = str(own)
+    bart = Path(shutil.copytree(tiny_config["autoencoder"]["model"], tmp_path / "bart"))
+    tiny_config["autoencoder"]["model"] = str(bart)
+    run(tiny_config, tmp_path / "run")
+    lines = own.read_text().splitlines()
+    own.write_text("\n".join([lines[0] + " Yes.", *lines[1:]]) + "\n")
+    with pytest.raises(UserError, match="begun with another text; use another --out"):
+        run(tiny_config, tmp_path / "run", training_steps=14)
+    own.write_bytes(texts.read_bytes())
+    weights = load_file(bart / "model.safetensors")
+    name = next(name for name in weights if "encoder.layers.0.fc1.weight" in name)
+    save_file(weights | {name: weights[name] * 1.01}, bart / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match="begun with another BART; use another --out"):
+        run(tiny_config, tmp_path / "run", training_steps=14)
+
+
+def test_a_finished_run_that_goes_on_is_opened_as_it_is_now(tiny_config, tmp_path):
+    run(tiny_config, tmp_path / "run")
+    finished = open_run(tmp_path / "run", say=quiet)[1].state_dict()
+    train_for(changed(tiny_config, training_steps=20), tmp_path / "run", 15)
+    longer = open_run(tmp_path / "run", say=quiet)[1].state_dict()
+    assert not all(torch.equal(weight, longer[name]) for name, weight in finished.items())
 
 
 def test_that_a_run_has_ended_or_is_another_is_told_before_anything_is_encoded(

@@ -20,6 +20,7 @@ from transformers import BartForConditionalGeneration, GenerationConfig, PreTrai
 from transformers.modeling_outputs import BaseModelOutput
 
 from bartleby.batching import cut_by_tokens, pad, tokens_at_once
+from bartleby.checkpoints import digest_of
 from bartleby.compressor import Compressor
 from bartleby.drawing import draws
 from bartleby.errors import UserError
@@ -103,6 +104,11 @@ class Autoencoder:
     def latents_of(self, tokens: int) -> int:
         """How many latents a text of so many tokens has."""
         return tokens if self.compressor is None else self.compressor.config.vectors
+
+    def digest(self) -> str:
+        """A name for all weights that latents depend on."""
+        networks = (self.bart.model.encoder, self.compressor)
+        return digest_of(*(network for network in networks if network is not None))
 
     @property
     def device(self) -> torch.device:
@@ -220,10 +226,10 @@ class Autoencoder:
             raise UserError("the latents hold numbers that are infinite or undefined")
         latents = self.readable(latents)
         lengths = latents.mask.sum(dim=1).tolist()
-        if max(lengths) > self.window:
-            raise UserError(
-                f"a text has {max(lengths)} latents; this model has a window of {self.window}"
-            )
+        # What a compressor gives back has its window, even where shorter texts were asked for.
+        most = self.window if self.compressor is None else self.compressor.config.window
+        if max(lengths) > most:
+            raise UserError(f"a text has {max(lengths)} latents; this model has a window of {most}")
         limits = [
             min(length + length // 4 + SLACK, self.bart.config.max_position_embeddings)
             for length in lengths

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -48,7 +49,9 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
             for file in temporary.rglob("*"):
                 _open_to_all(file)
             _sync(temporary)
-            if folder.exists():
+            if folder.is_symlink():
+                folder.unlink()
+            elif folder.exists():
                 shutil.rmtree(folder)
             os.rename(temporary, folder)
     finally:
@@ -163,6 +166,11 @@ def checkpoint_folders(run: Path) -> list[Path]:
     return sorted((run / CHECKPOINTS).glob("step-*"), reverse=True)
 
 
+def step_of(folder: Path) -> int:
+    """The step after which a checkpoint was saved."""
+    return int(folder.name.removeprefix("step-"))
+
+
 def save_training_state(folder: Path, optimizer: AnyOptimizer, state: dict) -> None:
     """The optimiser's tensors and a JSON object of everything else that resuming needs."""
     tensors: dict[str, torch.Tensor] = {}
@@ -266,9 +274,7 @@ def resume_network(
         nonlocal state
         state = load_training_state(folder, optimizer)
         check_same_settings(settings, state["config"], may_change, run)
-        for name, digest in origins.items():
-            if state.get("origins", {}).get(name) != digest:
-                raise UserError(f"'{run}' was begun with another {name}; use another --out")
+        check_same_origins(origins, state.get("origins", {}), run)
         # Embeddings and output layer of a BART are one tensor, saved once.
         names = [name for name in WEIGHTS if (folder / name).exists()] or WEIGHTS
         network.load_state_dict(load_tensors(folder / names[0]), strict=False)
@@ -277,6 +283,13 @@ def resume_network(
     if folder is not None:
         say(f"resuming from {folder}: step {state['step']:,} of {settings['steps']:,}")
     return state
+
+
+def check_same_origins(origins: dict[str, str], saved: dict[str, str], run: Path) -> None:
+    """UserError if what a run depends on besides its settings, by digest, is not what it was begun with."""
+    for name, digest in origins.items():
+        if saved.get(name) != digest:
+            raise UserError(f"'{run}' was begun with another {name}; use another --out")
 
 
 @torch.no_grad()
@@ -291,14 +304,16 @@ def realigned(network: Network) -> Network:
     return network
 
 
-def digest_of(*parts: torch.nn.Module | list[str]) -> str:
-    """A name for networks and texts that changes with any weight or character of them."""
+def digest_of(*parts: torch.nn.Module | np.ndarray | list[str]) -> str:
+    """A name for networks, arrays and texts that changes with any weight, number or character of them."""
     digest = hashlib.sha256()
     for part in parts:
         if isinstance(part, torch.nn.Module):
             for name, weight in part.state_dict().items():
                 digest.update(name.encode())
                 digest.update(weight.detach().cpu().contiguous().numpy().tobytes())
+        elif isinstance(part, np.ndarray):
+            digest.update(np.ascontiguousarray(part).tobytes())
         else:
             for text in part:
                 digest.update(text.encode("utf-8", "surrogatepass") + b"\0")

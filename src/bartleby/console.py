@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator
@@ -97,7 +98,7 @@ def check_plot_path(path: Path) -> None:
         raise UserError(f"cannot write '{path}': it is a folder")
     if not path.parent.is_dir():
         raise UserError(f"cannot write '{path}': there is no folder '{path.parent}'")
-    existed = path.exists()
+    existed = os.path.lexists(path)  # a link that leads nowhere is the user's, too
     try:
         path.open("ab").close()
         if not existed:

@@ -14,8 +14,10 @@ import numpy as np
 
 from bartleby.errors import UserError
 from bartleby.evaluation.judges import Embedder, LanguageModelJudge
+from bartleby.messages import say
 from bartleby.pipeline import TextDiffusionPipeline
 from bartleby.sampling import SamplingSettings
+from bartleby.tokenization import encode_texts
 
 LONGEST_GAP = 3  # words that are taken out of a text
 FEWEST_WORDS = 5  # of a text that something can be taken out of
@@ -137,12 +139,19 @@ def run_edit_benchmark(
 ) -> list[EditScores]:
     """All rows: human, edits, interpolations between neighbouring texts; then human and infilling of the longer texts.
 
-    Texts with fewer than `FEWEST_WORDS` words are in the first two alone. Raises UserError if fewer
-    than two have as many.
+    Texts with fewer than `FEWEST_WORDS` words, or more tokens than the window, are in the first two alone; the latter
+    are counted for the user. Raises UserError if fewer than two are left.
     """
-    long = [text for text in texts if len(text.split()) >= FEWEST_WORDS]
+    enough = [text for text in texts if len(text.split()) >= FEWEST_WORDS]
+    autoencoder = benchmark.pipeline.autoencoder
+    fits = [len(ids) <= autoencoder.window for ids in encode_texts(autoencoder.tokenizer, enough)]
+    long = [text for text, fit in zip(enough, fits, strict=True) if fit]
     if len(long) < 2:
-        raise UserError(f"fewer than 2 of the texts have {FEWEST_WORDS} words or more")
+        raise UserError(
+            f"fewer than 2 of the texts have {FEWEST_WORDS} words or more and fit {autoencoder.window} tokens"
+        )
+    if len(long) < len(enough):
+        say(f"{len(enough) - len(long):,} texts are too long to be filled in")
     pairs = list(zip(long[::2], long[1::2], strict=False))
     return [
         benchmark.human(texts),

@@ -23,7 +23,14 @@ from safetensors.torch import save_file
 
 from bartleby.autoencoder import Autoencoder
 from bartleby.batching import gathered, places_of, round_up
-from bartleby.checkpoints import load_tensors, made_once, read_json, replaced_folder, write_json
+from bartleby.checkpoints import (
+    digest_of,
+    load_tensors,
+    made_once,
+    read_json,
+    replaced_folder,
+    write_json,
+)
 from bartleby.errors import UserError
 from bartleby.latents import LatentMoments, Latents, LatentStatistics
 from bartleby.messages import say
@@ -128,6 +135,13 @@ class LatentData:
         if torch.device(device).type == "cuda" and self._on_gpu is not None:
             return self._on_gpu[torch.from_numpy(places).to(device)]
         return torch.from_numpy(np.take(self._raw, places, axis=0)).to(device)
+
+    def origins(self) -> dict[str, str]:
+        """Digests of what the latents come from, by a name that a message can use."""
+        return {
+            "BART": self.autoencoder.digest(),
+            "text": digest_of(self.tokens, self.offsets),
+        }
 
     def covariance(self) -> torch.Tensor:
         """Covariance [C, C] of the latents as `batch` returns them."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from bartleby.errors import UserError
+from bartleby.precision import exact
 
 STATISTICS_FILE = "latent_statistics.json"
 STATISTICS_TEXTS = 5_000  # are enough to measure them on
@@ -86,7 +87,10 @@ class LatentStatistics:
 
 
 class LatentMoments:
-    """Running mean and covariance of raw latents, in float64: add real tokens [n, C], then read."""
+    """Running mean and covariance of raw latents: add real tokens [n, C], then read.
+
+    Sums are float64; a batch's products are float32's, before they are added up.
+    """
 
     def __init__(self, channels: int):
         self.count = 0
@@ -96,7 +100,8 @@ class LatentMoments:
     def add(self, real: torch.Tensor) -> None:
         self.count += len(real)
         self.total += real.sum(dim=0, dtype=torch.float64).cpu()
-        self.products += (real.T @ real).cpu().double()
+        with exact(real.device):
+            self.products += (real.T @ real).cpu().double()
 
     @property
     def mean(self) -> torch.Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,12 @@ from typing import Any
 import numpy as np
 
 from bartleby.autoencoder import Autoencoder
+from bartleby.checkpoints import read_json
 from bartleby.console import WIDTH, print_json
 from bartleby.denoisers.build import parameters
+from bartleby.errors import UserError
 from bartleby.loading import GENERATOR
+from bartleby.messages import say
 from bartleby.pipeline import PIPELINE_FILE, TextDiffusionPipeline, load_pipeline
 from bartleby.run_folder import is_run, read_record
 from bartleby.schedules import target_of
@@ -60,14 +62,14 @@ def describe(autoencoder: Autoencoder) -> dict:
 
 def _pretraining_record(folder: Path) -> dict | None:
     path = folder / "pretraining.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    return read_json(path) if path.exists() else None
 
 
 def info_report(autoencoder: Autoencoder, *, as_json: bool) -> None:
     """`describe`, one line a fact; below it the generator that a BART has in its folder, as the bundled one has."""
     facts = describe(autoencoder)
     beside = autoencoder.folder and autoencoder.folder / GENERATOR
-    generator = load_pipeline(beside) if beside and is_generator(beside) else None
+    generator = _generator(beside) if beside else None
     if as_json:
         own = describe_generator(generator, beside) if generator and beside else None
         print_json(facts | {"generator": own})
@@ -136,6 +138,17 @@ def describe_generator(pipeline: TextDiffusionPipeline, folder: Path) -> dict[st
     }
 
 
+def _generator(folder: Path) -> TextDiffusionPipeline | None:
+    """The generator in this folder; None if there is none, or, which is said, none that can be loaded."""
+    if not is_generator(folder):
+        return None
+    try:
+        return load_pipeline(folder)
+    except UserError as error:
+        say(f"its generator cannot be loaded: {error}")
+        return None
+
+
 def generator_report(pipeline: TextDiffusionPipeline, folder: Path, *, as_json: bool) -> None:
     """`describe_generator`, one line a fact."""
     facts = describe_generator(pipeline, folder)
@@ -160,7 +173,10 @@ def generator_report(pipeline: TextDiffusionPipeline, folder: Path, *, as_json: 
 def _lines(facts: dict[str, Any]) -> None:
     for name, value in facts.items():
         shown = f"{value:,}" if isinstance(value, int) else "unknown" if value is None else value
-        _line(name.replace("_", " "), str(shown))
+        if name in ("model", "stored"):  # to be copied, so in one piece
+            print(f"{name:<19} {shown}")
+        else:
+            _line(name.replace("_", " "), str(shown))
 
 
 def _line(name: str, fact: str) -> None:

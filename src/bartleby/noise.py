@@ -138,7 +138,7 @@ def signal_to_noise(latents: Latents, noise: torch.Tensor, row: int) -> float:
     """
     real = latents.values[row][:, latents.mask[row]]  # [C, tokens]
     signal = (real - real.mean(dim=1, keepdim=True)).square().mean()
-    power = noise[row][:, latents.mask[row]].square().mean()
+    power = noise[row][:, latents.mask[row]].double().square().mean()  # 1e20 squared is no float32
     return math.inf if power == 0 else 10 * math.log10(float(signal / power))
 
 
@@ -191,9 +191,9 @@ def parse_levels(values: list[str]) -> list[float]:
             and numbers[1] >= numbers[0]
         ):
             first, last, step = numbers
+            if (last - first) / step > 1000:
+                raise UserError(f"noise range '{value}' has more than 1,000 levels")
             count = math.floor((last - first) / step + 1e-9) + 1
-            if count > 1000:
-                raise UserError(f"noise range '{value}' has {count:,} levels; at most 1,000")
             levels.extend(round(first + step * index, 10) for index in range(count))
         else:
             raise UserError(

@@ -120,15 +120,20 @@ def optimise(
 ) -> None:
     """Step `step`, the first is 0, along the gradients that are there, clipped to a norm of `clip`.
 
-    Raises UserError, before anything changes, if the loss is no number.
+    Raises UserError, before anything changes, if the loss or the gradients' norm is no finite number.
     """
-    value = float(loss.detach())
-    if not math.isfinite(value):
-        raise UserError(
-            f"the loss is {value} at step {step + 1}; what was saved before is kept. "
-            "Try a lower learning rate"
-        )
+    check_finite(float(loss.detach()), "loss", step)
     for group in optimizer.param_groups:
         group["lr"] = rate
-    torch.nn.utils.clip_grad_norm_(weights_of(optimizer), clip)
+    norm = torch.nn.utils.clip_grad_norm_(weights_of(optimizer), clip)
+    check_finite(float(norm), "gradient's norm", step)
     optimizer.step()
+
+
+def check_finite(value: float, name: str, step: int) -> None:
+    """UserError if this number of step `step`, the first is 0, is infinite or none."""
+    if not math.isfinite(value):
+        raise UserError(
+            f"the {name} is {value} at step {step + 1}; what was saved before is kept. "
+            "Try a lower learning rate, in another --out"
+        )

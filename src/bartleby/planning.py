@@ -13,6 +13,7 @@ from bartleby.drafts import LENGTH
 from bartleby.errors import UserError
 from bartleby.given import GivenText
 from bartleby.messages import say
+from bartleby.tokenization import encode_texts
 
 MASK = "<mask>"  # in a text: words are missing here
 
@@ -34,9 +35,7 @@ class Planner:
         if not prompt.strip():
             raise UserError("the prompt is blank; leave it out to write freely")
         # The space before the next word belongs to that word's token.
-        return self.autoencoder.tokenizer(prompt.rstrip(), split_special_tokens=True)["input_ids"][
-            :-1
-        ]
+        return encode_texts(self.autoencoder.tokenizer, [prompt.rstrip()])[0][:-1]
 
     def new_text(
         self, prompt: str | None, wanted: int | None
@@ -105,8 +104,7 @@ class Planner:
         return GivenText(known, self.autoencoder.tokenizer.eos_token_id, elastic, room)
 
     def _ids(self, piece: str) -> list[int]:
-        tokenizer = self.autoencoder.tokenizer
-        return tokenizer(piece, split_special_tokens=True)["input_ids"][1:-1] if piece else []
+        return encode_texts(self.autoencoder.tokenizer, [piece])[0][1:-1] if piece else []
 
     def _length(self, wanted: int | None, *, least: int) -> Callable[[tuple[int, ...]], int]:
         """Seed -> latents of a text of at least `least` tokens. Compressed: as many as all have."""

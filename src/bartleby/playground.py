@@ -247,31 +247,38 @@ def _connect(
 
 
 def _knobs(gr: ModuleType, own: SamplingSettings) -> dict[str, Any]:
-    """A component for each field of SamplingSettings that the page lets a visitor change."""
+    """A component for each field of SamplingSettings that the page lets a visitor change.
+
+    Their ranges reach to the model's own values, whatever these are: gradio refuses all else.
+    """
+
+    def slider(name: str, least: float, most: float, step: float, **options: Any) -> gradio.Slider:
+        value = getattr(own, name)
+        return gr.Slider(min(least, value), max(most, value), value, step=step, **options)
+
+    samplers = list(dict.fromkeys([*SAMPLERS, own.sampler]))
     return {
-        "sampler": gr.Dropdown(list(SAMPLERS), value=own.sampler, label="Sampler"),
-        "steps": gr.Slider(1, 250, own.steps, step=1, label="Steps"),
-        "handover": gr.Slider(
-            0, 0.95, own.handover, step=0.05, label="Handover", info="share left to the decoder"
+        "sampler": gr.Dropdown(samplers, value=own.sampler, label="Sampler"),
+        "steps": slider("steps", 1, 250, 1, label="Steps"),
+        "handover": slider(
+            "handover", 0, 0.95, 0.05, label="Handover", info="share left to the decoder"
         ),
-        "guidance": gr.Slider(
-            0, 10, own.guidance, step=0.1, label="Guidance", info="by what is given; 1 is none"
+        "guidance": slider(
+            "guidance", 0, 10, 0.1, label="Guidance", info="by what is given; 1 is none"
         ),
-        "temperature": gr.Slider(
+        "temperature": slider(
+            "temperature",
             0.05,
             2,
-            own.temperature,
-            step=0.05,
+            0.05,
             label="Denoiser's temperature",
             info="of its tokens, where it predicts any",
         ),
-        "decoder_temperature": gr.Slider(
-            0, 2, own.decoder_temperature, step=0.05, label="Decoder's temperature"
+        "decoder_temperature": slider(
+            "decoder_temperature", 0, 2, 0.05, label="Decoder's temperature"
         ),
-        "decoder_min_p": gr.Slider(0, 1, own.decoder_min_p, step=0.001, label="Decoder's min-p"),
-        "candidates": gr.Slider(
-            1, 64, own.candidates, step=1, label="Candidates", info="the best one stays"
-        ),
+        "decoder_min_p": slider("decoder_min_p", 0, 1, 0.001, label="Decoder's min-p"),
+        "candidates": slider("candidates", 1, 64, 1, label="Candidates", info="the best one stays"),
     }
 
 

@@ -17,7 +17,7 @@ SHORT_TEXT = 128  # tokens
 def chosen_device(device: str | torch.device | None = None) -> torch.device:
     """The device that is named; without a name cuda where there is one, unless `accelerate launch --cpu` was said.
 
-    Raises UserError for a device that torch does not know or this machine does not have.
+    Raises UserError for a device that is neither cpu nor cuda, or that this machine does not have.
     """
     if device is None:
         cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
@@ -26,8 +26,12 @@ def chosen_device(device: str | torch.device | None = None) -> torch.device:
         chosen = torch.device(device)
     except RuntimeError:
         raise UserError(f"device is '{device}'; say cpu or cuda") from None
+    if chosen.type not in ("cpu", "cuda"):
+        raise UserError(f"device is '{device}'; say cpu or cuda")
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise UserError("device is cuda, but this machine has no CUDA device; use --device cpu")
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"device is '{device}'; this machine has {torch.cuda.device_count()} GPUs")
     return chosen
 
 

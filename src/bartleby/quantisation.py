@@ -23,7 +23,12 @@ def quantised(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def dequantised(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """float32 of what `quantised` returns, or of any tensors."""
-    scales = {name for name in tensors if name.endswith(SCALE)}
+    # A network of one's own may have a weight of that name; only what was made 8 bits has a scale.
+    scales = {
+        name + SCALE
+        for name, tensor in tensors.items()
+        if tensor.dtype == torch.int8 and name + SCALE in tensors
+    }
     plain = {name: tensor.float() for name, tensor in tensors.items() if name not in scales}
     for name in scales:
         plain[name.removesuffix(SCALE)] *= tensors[name]

@@ -6,7 +6,7 @@ log.jsonl, tensorboard/  its curves
 denoiser/, scheduler/    what it made; from here on once it has finished
 latent_statistics.json   mean and deviation that normalise its latents, if any do
 lengths.json             how many of its passages have 0, 1, 2, ... tokens
-training.json            the record, written last: with it the run is finished
+training.json            the record, written last: with it the run is finished, until it is made longer
 sampling.json            what it writes with where nothing else is asked for, once that is chosen
 decoder.int8.safetensors a decoder of its own (writing_decoder.py), once it has one
 """

@@ -12,7 +12,7 @@ from diffusers import DDPMScheduler, ModelMixin
 from rich.progress import Progress
 
 from bartleby.autoencoder import Autoencoder
-from bartleby.checkpoints import checkpoint_folders, read_json
+from bartleby.checkpoints import checkpoint_folders, read_json, step_of
 from bartleby.config import TrainConfig, config_from_dict
 from bartleby.console import progress_bar
 from bartleby.corpus import load_corpus
@@ -31,7 +31,7 @@ from bartleby.latent_data import EncodedBatches, LatentData, open_latents
 from bartleby.latents import Latents, LatentStatistics
 from bartleby.loading import generator_folder, load_autoencoder
 from bartleby.messages import say
-from bartleby.run_folder import CONFIG_FILE, DENOISER, SCHEDULER
+from bartleby.run_folder import CONFIG_FILE, DENOISER, SCHEDULER, read_record
 from bartleby.schedules import TARGETS, noise_scheduler
 from bartleby.token_statistics import fit_mixture, token_statistics
 
@@ -250,7 +250,7 @@ def open_run(
     say: Callable[[str], None] = say,
     like: Setup | None = None,
 ) -> tuple[Setup, ModelMixin]:
-    """A run's setup and its averaged denoiser: the finished one, or the newest checkpoint's.
+    """A run's setup and its averaged denoiser: the newest checkpoint's while it goes on, else the finished one.
 
     The BART is the one it was trained on, without the run's own decoder (`writing_decoder.load_decoder`). Raises
     UserError if this is no run, or has no checkpoint yet.
@@ -262,7 +262,10 @@ def open_run(
     saved = run / SCHEDULER
     scheduler = DDPMScheduler.from_pretrained(saved) if saved.exists() else None
     setup = open_setup(config, device=device, say=say, like=like, scheduler=scheduler)
-    if (run / DENOISER).exists():
+    # A finished run may have been made longer since.
+    record, newest = read_record(run), checkpoint_folders(run)[:1]
+    goes_on = record and newest and step_of(newest[0]) > record["steps"]
+    if (run / DENOISER).exists() and not goes_on:
         return setup, load_denoiser(run / DENOISER).to(setup.autoencoder.device)
     for folder in checkpoint_folders(run):
         try:

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from diffusers import (
-    DDIMScheduler,
     DDPMScheduler,
     DPMSolverMultistepScheduler,
     SchedulerMixin,
@@ -45,7 +44,9 @@ SAMPLERS = {
     # Ancestral sampling (Ho et al. 2020) is SDE-DPM-Solver++ of order 1 (Lu et al., arXiv:2211.01095). diffusers'
     # own DDPM takes no noise from outside, and its DDIM with eta = 1 is NaN where alpha_bar is nearly 0.
     "ddpm": Sampler(DPMSolverMultistepScheduler, {**_SDE, "solver_order": 1}, draws_noise=True),
-    "ddim": Sampler(DDIMScheduler, {}, draws_noise=False),
+    # DDIM (Song et al. 2021) is DPM-Solver++ of order 1. diffusers' own goes on to the timestep num_train_timesteps //
+    # steps below, which is not the next one where steps is no divisor: noise would be left that no timestep says.
+    "ddim": Sampler(DPMSolverMultistepScheduler, {**_ODE, "solver_order": 1}, draws_noise=False),
     "dpm++": Sampler(DPMSolverMultistepScheduler, _ODE, draws_noise=False),
     "sde-dpm++": Sampler(DPMSolverMultistepScheduler, _SDE, draws_noise=True),
     "unipc": Sampler(UniPCMultistepScheduler, {}, draws_noise=False),

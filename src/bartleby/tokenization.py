@@ -14,6 +14,8 @@ import numpy as np
 from tokenizers import ByteLevelBPETokenizer
 from transformers import BartTokenizer, PreTrainedTokenizerBase
 
+from bartleby.errors import UserError
+
 BOS, PAD, EOS, UNK, MASK = "<s>", "<pad>", "</s>", "<unk>", "<mask>"
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[.!?][\"')\]])\s+")
 
@@ -46,9 +48,15 @@ def _merges(bpe: ByteLevelBPETokenizer) -> list[tuple[str, str]]:
 
 
 def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
-    """Token ids of each text, with <s> and </s>, of any length."""
+    """Token ids of each text, with <s> and </s>, of any length. UserError for what is no Unicode."""
     if not texts:
         return []
+    for text in texts:
+        try:
+            text.encode()
+        except UnicodeEncodeError:  # bytes of a command line that are not UTF-8 come as surrogates
+            shown = text.encode("ascii", "backslashreplace").decode()[:60]
+            raise UserError(f"the text '{shown}' is not valid UTF-8") from None
     return tokenizer(texts, split_special_tokens=True, truncation=False, verbose=False)["input_ids"]
 
 
@@ -92,7 +100,8 @@ def passages(
         if len(text.encode()) <= window - 2:  # a byte-level BPE makes at most one token a byte
             yield text
         else:
-            yield from _join_to_window(tokenizer, split_sentences(text), window)
+            cut = _join_to_window(tokenizer, split_sentences(text), window)
+            yield from (passage for passage in cut if passage.strip())
 
 
 def _join_to_window(

@@ -6,7 +6,6 @@ it had not been, and several processes see together what one would see alone.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from safetensors.torch import save_file
 
 from bartleby.batching import endless_batches, plan_epoch
 from bartleby.checkpoints import (
+    check_same_origins,
     check_same_settings,
     checkpoint_folder,
     drop_old_checkpoints,
@@ -31,10 +31,9 @@ from bartleby.checkpoints import (
     save_training_state,
 )
 from bartleby.config import TrainConfig, config_from_dict, config_to_dict
-from bartleby.errors import UserError
 from bartleby.latent_data import LatentData
 from bartleby.messages import say
-from bartleby.optimisation import Timer, learning_rate
+from bartleby.optimisation import Timer, check_finite, learning_rate
 from bartleby.precision import autocast, network_dtype
 from bartleby.processes import Processes
 from bartleby.training_batch import ORDER, denoising_loss, make_batch
@@ -109,8 +108,8 @@ def train(
     """Trains `denoiser` on normalised latents, resuming from `run` if it holds a checkpoint of the same run.
 
     Yields after every step and saves every `checkpoint_minutes` and at the end; of a run that has
-    ended, yields its last state once. Raises UserError if `run` belongs to another configuration or
-    the loss stops being a number.
+    ended, yields its last state once. Raises UserError if `run` belongs to another configuration, BART
+    or text, or the loss stops being a number.
     """
     settings, steps = config.training, total_steps(config, data)
     optimizer = torch.optim.AdamW(
@@ -122,7 +121,8 @@ def train(
     )
     denoiser.to(accelerator.device)
     ema = EMAModel(denoiser.parameters(), decay=settings.ema_decay, foreach=True)
-    progress = _resume(config, run, denoiser, optimizer, ema, say)
+    origins = data.origins()
+    progress = _resume(config, origins, run, denoiser, optimizer, ema, say)
     step, passages, tokens = progress["step"], progress["passages"], progress["tokens"]
     Processes(accelerator).check_same(step)
     if step >= steps:
@@ -148,14 +148,11 @@ def train(
         due = float(accelerator.is_main_process and saves.due())
         told = torch.stack([loss.detach(), torch.tensor(due, device=loss.device)])
         mean_loss, due = accelerator.reduce(told, reduction="mean").tolist()
-        if not math.isfinite(mean_loss):
-            raise UserError(
-                f"the loss is {mean_loss} at step {step + 1}; what was saved before is kept. "
-                "Try a lower training.learning_rate"
-            )
+        check_finite(mean_loss, "loss", step)
         optimizer.zero_grad(set_to_none=True)
         accelerator.backward(loss)
         norm = accelerator.clip_grad_norm_(network.parameters(), settings.gradient_clip)
+        check_finite(float(norm), "gradient's norm", step)
         optimizer.step()
         ema.step(denoiser.parameters())
         step, passages = step + 1, passages + len(indices)
@@ -164,7 +161,7 @@ def train(
         if step == steps or due > 0:
             if accelerator.is_main_process:
                 counts = {"step": step, "passages": passages, "tokens": tokens}
-                saved = _save(config, run, denoiser, optimizer, ema, counts)
+                saved = _save(config, origins, run, denoiser, optimizer, ema, counts)
             accelerator.wait_for_everyone()
         yield TrainingState(
             step, steps, mean_loss, norm, rate, passages, tokens, saved, denoiser, ema
@@ -188,6 +185,7 @@ def averaged_weights(denoiser: ModelMixin, ema: EMAModel) -> Iterator[None]:
 
 def _save(
     config: TrainConfig,
+    origins: dict[str, str],
     run: Path,
     denoiser: ModelMixin,
     optimizer: torch.optim.Optimizer,
@@ -200,7 +198,12 @@ def _save(
         save_file(raw, temporary / "weights.safetensors")
         with averaged_weights(denoiser, ema):
             denoiser.save_pretrained(temporary)
-        state = {**counts, "ema_step": ema.optimization_step, "config": config_to_dict(config)}
+        state = {
+            **counts,
+            "ema_step": ema.optimization_step,
+            "config": config_to_dict(config),
+            "origins": origins,
+        }
         save_training_state(temporary, optimizer, state)
     drop_old_checkpoints(run)
     return folder
@@ -208,6 +211,7 @@ def _save(
 
 def _resume(
     config: TrainConfig,
+    origins: dict[str, str],
     run: Path,
     denoiser: ModelMixin,
     optimizer: torch.optim.Optimizer,
@@ -223,6 +227,7 @@ def _resume(
         averaged = load_tensors(folder / "diffusion_pytorch_model.safetensors")
         state = load_training_state(folder, optimizer)
         check_same_run(config, state["config"], run)
+        check_same_origins(origins, state.get("origins", origins), run)  # older ones name none
         with torch.no_grad():
             for (name, weight), shadow in zip(
                 denoiser.named_parameters(), ema.shadow_params, strict=True

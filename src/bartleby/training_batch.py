@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from diffusers import DDPMScheduler, ModelMixin
+from torch.nn.parallel import DistributedDataParallel
 
 from bartleby.batching import places_of
 from bartleby.conditioning import given_positions
@@ -163,7 +164,8 @@ def _first_estimate(
     conditions: dict,
 ) -> torch.Tensor:
     """The network's own estimate of x0 where `batch.self_conditioned`, zeros elsewhere; nothing is learned here."""
-    network = getattr(network, "module", network)  # not every process need come here
+    if isinstance(network, DistributedDataParallel):  # not every process need come here
+        network = network.module
     previous, rows = torch.zeros_like(xt), batch.self_conditioned.nonzero()[:, 0]
     if len(rows) == 0:
         return previous

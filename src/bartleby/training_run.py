@@ -244,6 +244,7 @@ def save_finished_run(
         "validation": dataclasses.asdict(scores),
         "untrained_noise_cosines": references,
         "config": config_to_dict(setup.config),
+        "origins": setup.training.origins(),
     }
     write_json(out / RECORD_FILE, record)
     return record

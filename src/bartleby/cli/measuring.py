@@ -338,7 +338,7 @@ def _evaluator(
     from bartleby.evaluation.generation import Evaluator, mauve_installed
     from bartleby.evaluation.judges import load_embedder, load_language_model
 
-    if judge and not mauve_installed():
+    if (judge or embedder) and not mauve_installed():
         say("no MAUVE without the package mauve-text: pip install mauve-text")
     return Evaluator(
         held,

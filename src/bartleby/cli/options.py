@@ -83,7 +83,7 @@ Model = Annotated[
         metavar="NAME_OR_FOLDER", help="A BART: hub name or folder. Default: the bundled nano."
     ),
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of all randomness.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of all randomness.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")]
 Window = Annotated[
     int | None,

@@ -179,7 +179,7 @@ def info(
         raise typer.BadParameter("give a MODEL or --model, not both")
     chosen = name or model
     if chosen and is_generator(chosen):
-        generator_report(load_pipeline(chosen), Path(chosen), as_json=json)
+        generator_report(load_pipeline(chosen), Path(chosen).expanduser(), as_json=json)
     else:
         info_report(load_autoencoder(chosen), as_json=json)
 

@@ -81,7 +81,7 @@ class Evaluator:
             perplexity = reading.perplexity
             if mauve_installed():
                 likely = self._mauve(reading.features, self._judged_reference, seed)
-        if self.embedder:
+        if self.embedder and mauve_installed():
             topics = self._mauve(self.embedder.embed(texts), self._embedded_reference, seed)
         if self.training is not None:
             index = self._training_ngrams
@@ -173,6 +173,7 @@ def mauve(features: np.ndarray, reference: np.ndarray, seed: int = 0) -> float:
     except ImportError:
         raise UserError("MAUVE needs the package mauve-text: pip install mauve-text") from None
     with _quiet_stderr():
+        seed %= 2**31 - 100  # faiss takes no larger ones, and numbers its repetitions from it on
         result = compute_mauve(p_features=reference, q_features=features, seed=seed, verbose=False)
     return float(result.mauve)
 
