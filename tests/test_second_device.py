@@ -15,10 +15,12 @@ from second_device import SecondDevice
 import torch
 from typer.testing import CliRunner
 
+from bartleby import precision
 from bartleby.cli import app
 from conftest import TEXTS
 
 torch.set_num_threads(1)
+precision.DEVICES = (*precision.DEVICES, "meta")
 out = Path(sys.argv[1])
 (out / "texts.txt").write_text("\\n".join(TEXTS))
 

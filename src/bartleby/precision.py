@@ -12,6 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from bartleby.errors import UserError
 
 SHORT_TEXT = 128  # tokens
+DEVICES = ("cpu", "cuda")  # what networks are known to run on here
 
 
 def chosen_device(device: str | torch.device | None = None) -> torch.device:
@@ -26,7 +27,7 @@ def chosen_device(device: str | torch.device | None = None) -> torch.device:
         chosen = torch.device(device)
     except RuntimeError:
         raise UserError(f"device is '{device}'; say cpu or cuda") from None
-    if chosen.type not in ("cpu", "cuda"):
+    if chosen.type not in DEVICES:
         raise UserError(f"device is '{device}'; say cpu or cuda")
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise UserError("device is cuda, but this machine has no CUDA device; use --device cpu")

@@ -58,9 +58,11 @@ class LanguageModelJudge:
 
     @torch.inference_mode()
     def read(self, texts: list[str]) -> Reading:
-        """Likelihood and features of each text."""
+        """Likelihood and features of each text. UserError for a tokenizer without <bos> and <eos>."""
         start = self.tokenizer.bos_token_id
         start = self.tokenizer.eos_token_id if start is None else start
+        if start is None:
+            raise UserError(f"{self.name} has no token that a text could begin with")
         window = getattr(self.model.config, "max_position_embeddings", None) or LONGEST
         window = min(window, LONGEST)
         ids = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
