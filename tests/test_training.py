@@ -22,6 +22,7 @@ from bartleby.config import config_from_dict
 from bartleby.denoisers import load_denoiser
 from bartleby.errors import UserError
 from bartleby.evaluation.latents import average, measure, timestep_grid
+from bartleby.pipeline import load_pipeline
 from bartleby.processes import make_accelerator
 from bartleby.run_log import read_log
 from bartleby.run_setup import Setup, open_run, prepare, validation_sample
@@ -208,7 +209,9 @@ def test_a_finished_run_says_so_and_can_be_made_longer(tiny_config, tmp_path):
             run(tiny_config, tmp_path / "run", training_steps=steps, training_learning_rate=0.5)
 
 
-def test_a_run_goes_on_with_the_text_and_the_bart_it_was_begun_with_alone(tiny_config, tmp_path):
+def test_a_run_goes_on_with_the_text_and_the_bart_it_was_begun_with_alone(
+    tiny_config, tmp_path, caplog
+):
     texts = Path(tiny_config["data"]["source"])
     own = tmp_path / "texts.txt"
     own.write_bytes(texts.read_bytes())
@@ -226,6 +229,9 @@ def test_a_run_goes_on_with_the_text_and_the_bart_it_was_begun_with_alone(tiny_c
     save_file(weights | {name: weights[name] * 1.01}, bart / "model.safetensors", {"format": "pt"})
     with pytest.raises(UserError, match="begun with another BART; use another --out"):
         run(tiny_config, tmp_path / "run", training_steps=14)
+    assert "has changed" not in caplog.text
+    load_pipeline(tmp_path / "run")
+    assert f"'{bart}' has changed since '{tmp_path / 'run'}' was trained on its" in caplog.text
 
 
 def test_a_finished_run_that_goes_on_is_opened_as_it_is_now(tiny_config, tmp_path):

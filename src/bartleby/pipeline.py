@@ -163,7 +163,7 @@ class TextDiffusionPipeline(DiffusionPipeline):
         if model is None:
             load_decoder(autoencoder.bart, run)
             known = record.get("origins", {}).get("BART")  # older runs do not name it
-            if known not in (None, autoencoder.digest()):
+            if known and known != autoencoder.digest():
                 say(f"'{trained['model']}' has changed since '{run}' was trained on its latents")
         elif (run / DECODER_FILE).exists():
             say(f"the decoder of '{model}' writes, not the one in '{run}'")
