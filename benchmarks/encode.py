@@ -27,7 +27,7 @@ from bartleby.corpus import load_corpus
 from bartleby.latents import Latents
 from bartleby.loading import load_autoencoder
 from bartleby.optimisation import optimise
-from bartleby.precision import autocast, chosen_device, network_dtype
+from bartleby.precision import autocast, network_dtype
 from bartleby.pretraining import pretraining_loss
 
 
@@ -166,7 +166,7 @@ def main() -> None:
     parser.add_argument("--device")
     options = parser.parse_args()
     silence_libraries()
-    autoencoder = load_autoencoder(options.model, device=str(chosen_device(options.device)))
+    autoencoder = load_autoencoder(options.model, device=options.device)
     texts = mixed_texts(load_corpus(options.corpus).split("train"), autoencoder, options.texts)
     time_autoencoder(autoencoder, texts, options.alone)
     time_pretraining(

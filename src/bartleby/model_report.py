@@ -180,6 +180,13 @@ def _lines(facts: dict[str, Any]) -> None:
 
 
 def _line(name: str, fact: str) -> None:
-    """Folded to the terminal's 80 columns."""
-    line = f"{name:<19} {fact}"
-    print(textwrap.fill(line, WIDTH, subsequent_indent=" " * 20, break_long_words=False))
+    """Folded to the terminal's 80 columns, names in it (a corpus's, a model's) in one piece."""
+    print(
+        textwrap.fill(
+            f"{name:<19} {fact}",
+            WIDTH,
+            subsequent_indent=" " * 20,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    )
